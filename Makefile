@@ -1,0 +1,21 @@
+# make run: install into .venv, then derive, certify, time and train xIELU; open runs/demo/report.html
+# make test: install into .venv, then lint, types, tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test install
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	touch $@
+
+run: install
+	$(BIN)/integrand demo
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+	$(BIN)/python -m pytest -n 2

@@ -1,0 +1,1 @@
+"""Activation functions designed by their gradient."""

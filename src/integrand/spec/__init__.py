@@ -1,0 +1,23 @@
+"""What a person writes: a gradient or a function, its parameters, their constraints."""
+
+from integrand.spec.catalogue import Row, gates, names, row
+from integrand.spec.grammar import FUNCTIONS, Node, evaluate, parse
+from integrand.spec.spec import Param, Spec, dependency_order
+from integrand.spec.toml import read_spec, spec_from_mapping, to_toml
+
+__all__ = [
+    "FUNCTIONS",
+    "Node",
+    "Param",
+    "Row",
+    "Spec",
+    "dependency_order",
+    "evaluate",
+    "gates",
+    "names",
+    "parse",
+    "read_spec",
+    "row",
+    "spec_from_mapping",
+    "to_toml",
+]

@@ -1,0 +1,156 @@
+"""`Spec` and `Param`: what a person declares about an activation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from integrand.errors import SpecError
+from integrand.spec.grammar import RESERVED, Node, leaves, parse
+
+Bound = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Param:
+    """A parameter: its initial value, open bounds (numbers or other parameters' names), and
+    whether training changes it."""
+
+    init: float
+    above: Bound = None
+    below: Bound = None
+    trainable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """The declaration of an activation f by its gradient g = df/dx, or by f itself.
+
+    Args:
+        name: lowercase identifier.
+        gradient: text of g, finite on all reals, e.g. `"2*a*x + b if x > 0 else a*expm1(x) + b"`.
+        function: text of f instead, without jumps.
+        params: the parameters that occur in the text.
+        anchor: `(point, value)` with f(point) = value; the point may be "-oo" or "oo".
+        source: where the formula comes from.
+
+    Raises:
+        SpecError: with one sentence about what must hold and what was got.
+    """
+
+    name: str
+    gradient: str | None = None
+    function: str | None = None
+    params: Mapping[str, Param] = field(default_factory=dict)
+    anchor: tuple[float | str, float] = (0, 0)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", self.name):
+            raise SpecError(f"a name must be like 'my_act2' (a-z, 0-9, _), got {self.name!r}")
+        if (self.gradient is None) == (self.function is None):
+            raise SpecError(f"'{self.name}' needs either gradient= or function=, one of the two")
+        object.__setattr__(self, "params", dict(self.params))
+        for name, param in self.params.items():
+            _check_param(name, param, self.params)
+        _check_bounds(self.params)
+        used = {leaf[1] for leaf in leaves(self.node) if leaf[0] == "param"}
+        for param in self.params.values():
+            used |= {b for b in (param.above, param.below) if isinstance(b, str)}
+        if unused := set(self.params) - used:
+            raise SpecError(f"parameter '{min(unused)}' is declared but does not occur in the text")
+        object.__setattr__(self, "anchor", _check_anchor(self.anchor))
+        if self.function is not None and self.anchor != (0, 0):
+            raise SpecError("anchor= fixes the constant of an integral: it goes with gradient=")
+
+    @cached_property
+    def node(self) -> Node:
+        """The parsed gradient or function."""
+        return parse(self.gradient or self.function or "", self.params)
+
+    @property
+    def kind(self) -> str:
+        """`"gradient"` or `"function"`: which of the two the text declares."""
+        return "gradient" if self.gradient is not None else "function"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Content hash of everything that determines the mathematics (not name and source)."""
+        params = {
+            k: (repr(float(p.init)), _plain(p.above), _plain(p.below), p.trainable)
+            for k, p in self.params.items()
+        }
+        content = (self.kind, self.node, list(params.items()), [str(a) for a in self.anchor])
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def values(self) -> dict[str, float]:
+        """The initial value of every parameter."""
+        return {name: float(p.init) for name, p in self.params.items()}
+
+
+def _plain(bound: Bound) -> str | None:
+    return bound if bound is None or isinstance(bound, str) else repr(float(bound))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_param(name: str, param: Param, params: Mapping[str, Param]) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,31}", name) or name in RESERVED:
+        raise SpecError(f"'{name}' cannot name a parameter: use letters, digits and _, not a word")
+    if not isinstance(param, Param):
+        raise SpecError(f"parameter '{name}' must be a Param, got {param!r}")
+    if not _is_number(param.init):
+        raise SpecError(f"the initial value of '{name}' must be a finite number: {param.init!r}")
+    for side in ("above", "below"):
+        bound = getattr(param, side)
+        if bound is not None and not _is_number(bound) and bound not in params:
+            raise SpecError(
+                f"{side}= of '{name}' must be a number or another parameter's name, got {bound!r}"
+            )
+
+
+def _check_bounds(params: Mapping[str, Param]) -> None:
+    for name, p in params.items():
+        for side in ("above", "below"):
+            bound = getattr(p, side)
+            if bound is None:
+                continue
+            limit = params[bound].init if isinstance(bound, str) else bound
+            if not (p.init > limit if side == "above" else p.init < limit):
+                raise SpecError(
+                    f"the initial value of '{name}' must be {side} {bound}"
+                    f"{f' = {limit}' if isinstance(bound, str) else ''}, got {p.init}"
+                )
+    try:
+        dependency_order(params)
+    except CycleError as error:
+        raise SpecError(f"bounds must not form a cycle: {' -> '.join(error.args[1])}") from None
+
+
+def dependency_order(params: Mapping[str, Param]) -> list[str]:
+    """Names ordered so that every parameter comes after those that bound it."""
+    graph = {
+        k: [b for b in (p.above, p.below) if isinstance(b, str)] for k, p in params.items()
+    }
+    return list(TopologicalSorter(graph).static_order())
+
+
+def _check_anchor(anchor: Any) -> tuple[float | str, float]:
+    try:
+        point, value = anchor
+    except (TypeError, ValueError):
+        raise SpecError(f"anchor must be (point, value), got {anchor!r}") from None
+    if not (point in ("-oo", "oo") or _is_number(point)) or not _is_number(value):
+        raise SpecError(
+            f"anchor must be (point, value) of numbers, the point may be '-oo' or 'oo': {anchor!r}"
+        )
+    return point, value
