@@ -307,7 +307,9 @@ def test_function_text_is_the_published_function(name):
 
 @pytest.mark.parametrize("name", sorted(n for n in PUBLISHED if row(n).spec.kind == "gradient"))
 def test_gradient_text_is_the_derivative_of_the_published_function(name):
-    for x, values, p in cases(name, 12):
+    # these two are defined by quadrature, which is slow to differentiate
+    points = 2 if name in ("integral_mish", "integral_elephant8") else 12
+    for x, values, p in cases(name, points):
         slope = mp.diff(lambda t, p=p: PUBLISHED[name](t, p), x)
         error = abs(text_value(name, x, values) - slope)
         assert error <= mp.mpf("1e-30") * max(1, abs(x), abs(slope)) ** 2
