@@ -53,8 +53,15 @@ def _sigmoid(mp: Any, x: Any) -> Any:
     return mp.exp(min(x, mp.zero)) / (1 + mp.exp(-abs(x)))
 
 
+def _erfc(mp: Any, x: Any) -> Any:
+    if abs(x) < 1e30:
+        return mp.erfc(x)
+    # mpmath's own overflows at 1e150; the next term is below 1e-120 of these
+    return mp.exp(-x * x) / (x * mp.sqrt(mp.pi)) * (1 - 1 / (2 * x * x)) if x > 0 else mp.mpf(2)
+
+
 def _ndtr(mp: Any, x: Any) -> Any:
-    return mp.erfc(-x / mp.sqrt(2)) / 2
+    return _erfc(mp, -x / mp.sqrt(2)) / 2
 
 
 def _sign(mp: Any, x: Any) -> Any:
@@ -80,7 +87,7 @@ _TABLE: dict[str, Meaning] = {
     "atan": lambda mp, x: mp.atan(x),
     "asinh": _limits("-inf", "inf", _guarded(lambda mp, x: mp.asinh(x), 2)),
     "erf": _limits(-1, 1, lambda mp, x: mp.erf(x)),
-    "erfc": _limits(2, 0, lambda mp, x: mp.erfc(x)),
+    "erfc": _limits(2, 0, _erfc),
     "sigmoid": _limits(0, 1, _sigmoid),
     "softplus": _limits(0, "inf", _softplus),
     "softsign": _limits(-1, 1, lambda mp, x: x / (1 + abs(x))),
