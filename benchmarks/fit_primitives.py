@@ -1,8 +1,8 @@
 """Prints the polynomials of `integrand.derivation.coefficients`.
 
 Each is the Chebyshev interpolant, in 60 digits, of the analytic function beside it, cut at the
-first degree whose relative error, times its share in the result, is below 2**-(precision + 4), then
-written in powers of the variable. Run it and redirect to `src/integrand/derivation/coefficients.py`.
+first degree whose relative error, times its share in the result, is below 2**-(precision + 4).
+Redirect the output to `src/integrand/derivation/coefficients.py`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,18 @@ def _ndtr(t: Any) -> Any:
 
 # name: (what it is, function, interval, its share in the result)
 FITS: dict[str, tuple[str, Function, tuple[Any, Any], float]] = {
+    "EXP": (
+        "(exp(r) - 1 - r) / r^2 on [-log(2)/2, log(2)/2]",
+        lambda v: (mp.expm1(v) - v) / v**2,
+        (mp.mpf("-0.34658"), mp.mpf("0.34658")),
+        0.125,
+    ),
+    "LOG": (
+        "(2 atanh(s) - 2s) / s^3 of z = s^2 on [0, 0.0295]",
+        _atanh,
+        (0, mp.mpf("0.0295")),
+        0.01,
+    ),
     "EXPM1MX": ("(expm1(x) - x - x^2/2) / x^3 on [-1, 1.75]", _expm1mx, (-1, mp.mpf("1.75")), 2.0),
     "LOG1P": ("(2 atanh(s) - 2s) / s^3 of z = s^2 on [0, 1/4]", _atanh, (0, mp.mpf("0.25")), 1.0),
     "SINH": ("(sinh(x) - x) / x^3 of z = x^2 on [0, 1]", _odd(mp.sinh), (0, 1), 1.0),

@@ -48,9 +48,11 @@ class Primitive:
 
 def call(o: Any, name: str, x: Any) -> Any:
     """The primitive `name` of x: the namespace's own where it has one, else the definition."""
+    native = getattr(o, name, None)
+    if native is not None:
+        return native(x)
     definition = PRIMITIVES[name].definition
-    if definition is None:
-        return getattr(o, name)(x)
+    assert definition is not None, f"the core operation {name} is missing from {type(o).__name__}"
     return definition(o, x)
 
 
