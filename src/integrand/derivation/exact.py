@@ -5,7 +5,7 @@ Works on the parsed text alone, so it shares nothing with the derivation it chec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -104,17 +104,29 @@ def _roots(function: Callable[[Any], Any], mp: Any) -> list[Any]:
 
 
 def integral(spec: Spec, x: Any, params: Mapping[str, Any], mp: Any) -> Any:
-    """f(x) of a gradient spec by quadrature of its declared text, from the anchor to x.
+    """f(x) of a gradient spec by quadrature of its declared text, from the anchor to x."""
+    return integrals(spec, [x], params, mp)[0]
 
-    Tanh-sinh quadrature between the breakpoints and on octaves, so that it is independent of every
-    closed form.
+
+def integrals(spec: Spec, points: Sequence[Any], params: Mapping[str, Any], mp: Any) -> list[Any]:
+    """f at several points by quadrature of the declared gradient, each stretch integrated once.
+
+    Tanh-sinh quadrature between breakpoints and on octaves: independent of every closed form.
     """
     node = spec.node
     point, value = spec.anchor
-    start = mp.mpf(point) if not isinstance(point, str) else mp.mpf(f"{point}".replace("oo", "inf"))
-    lo, hi = min(start, x), max(start, x)
-    inner = {b for b in breakpoints(node, params, mp)}
-    inner |= {s * mp.mpf(2) ** k for k in range(-2, 14) for s in (1, -1)} | {mp.mpf(0)}
-    cuts = [lo, *sorted(c for c in inner if lo < c < hi), hi]
-    total = mp.quad(lambda t: exact(node, t, params, mp), cuts) if lo < hi else mp.mpf(0)
-    return mp.mpf(value) + (total if start <= x else -total)
+    start = mp.mpf(str(point).replace("oo", "inf"))
+    cuts = {c for c in breakpoints(node, params, mp)} | {mp.mpf(0)}
+    cuts |= {s * mp.mpf(2) ** k for k in range(-2, 14) for s in (1, -1)}
+    result: dict[Any, Any] = {start: mp.mpf(str(value))}
+    above = sorted(p for p in points if p > start)
+    below = sorted((p for p in points if p < start), reverse=True)
+    for side in (above, below):
+        at, total = start, result[start]
+        for p in side:
+            low, high = min(at, p), max(at, p)
+            stops = [low, *sorted(c for c in cuts if low < c < high), high]
+            part = mp.quad(lambda t: exact(node, t, params, mp), stops) if low < high else 0
+            total += part if p > at else -part
+            at, result[p] = p, total
+    return [result[p] for p in points]

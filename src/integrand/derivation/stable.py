@@ -58,27 +58,21 @@ def _log(expr: Any) -> Any:
 
 def _sum(expr: Any) -> Any:
     terms = list(expr.args)
-    for i, a in enumerate(terms):
-        coefficient, rest = a.as_coeff_Mul()
-        # c exp(u) - c = c expm1(u); exp(u) alone would cancel near u = 0
-        if isinstance(rest, sp.exp) and -coefficient in terms and not rest.args[0].is_number:
-            terms.remove(-coefficient)
-            terms[terms.index(a)] = coefficient * expm1(rest.args[0])
-            return sp.Add(*terms)
-        # c - c tanh(u)^2 = 4 c sigmoid(2u) sigmoid(-2u)
-        if (
-            rest.is_Pow and rest.exp == 2 and isinstance(rest.base, sp.tanh)
-            and -coefficient in terms
-        ):  # fmt: skip
-            u = rest.base.args[0]
-            terms.remove(-coefficient)
-            terms[i if terms[i : i + 1] == [a] else terms.index(a)] = (
-                -4 * coefficient * sigmoid(2 * u) * sigmoid(-2 * u)
-            )
-            return sp.Add(*terms)
-        # 1 - sigmoid(u) = sigmoid(-u)
-        if isinstance(rest, sigmoid) and -coefficient in terms:
-            terms.remove(-coefficient)
-            terms[terms.index(a)] = -coefficient * sigmoid(-rest.args[0])
-            return sp.Add(*terms)
+    for i, term in enumerate(terms):
+        for factor in sp.Mul.make_args(term):
+            c = term / factor
+            if -c not in terms or c.has(sp.exp):
+                continue
+            if isinstance(factor, sp.exp):  # c exp(u) - c cancels near u = 0
+                new = c * expm1(factor.args[0])
+            elif factor.is_Pow and factor.exp == 2 and isinstance(factor.base, sp.tanh):
+                u = factor.base.args[0]  # c tanh(u)^2 - c cancels where tanh saturates
+                new = -4 * c * sigmoid(2 * u) * sigmoid(-2 * u)
+            elif isinstance(factor, sigmoid):  # c sigmoid(u) - c cancels for large u
+                new = -c * sigmoid(-factor.args[0])
+            else:
+                continue
+            rest = [t for j, t in enumerate(terms) if j != i]
+            rest.remove(-c)
+            return sp.Add(new, *rest)
     return expr

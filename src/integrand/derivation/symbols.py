@@ -74,9 +74,7 @@ ndtr = _primitive(
     lambda u: (1 + sp.erf(u / sp.sqrt(2))) / 2,
     sp.Rational(1, 2),
 )
-softsign = _primitive(
-    "softsign", lambda u: 1 / (1 + sp.Abs(u)) ** 2, lambda u: u / (1 + sp.Abs(u))
-)
+softsign = _primitive("softsign", lambda u: 1 / (1 + sp.Abs(u)) ** 2, lambda u: u / (1 + sp.Abs(u)))
 relu = _primitive("relu", _positive, lambda u: sp.Piecewise((u, u > 0), (0, True)))
 
 OWN: dict[str, type[Primitive]] = {

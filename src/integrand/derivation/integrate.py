@@ -1,0 +1,306 @@
+"""The antiderivative of one smooth piece, term by term.
+
+A term is c(params) * h(u) with u = k(params) * x + c0 and h free of parameters. Each h has one of:
+a known stable integral; SymPy's answer, checked by quadrature and measured in floating point; or a
+certified table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy as sp
+from mpmath import mp
+
+from integrand.derivation.measure import accurate
+from integrand.derivation.multiprecision import evaluate_expr
+from integrand.derivation.stable import stabilise
+from integrand.derivation.symbols import (
+    Primitive, X, expm1, expm1mx, log1p, logcosh, ndtr, sigmoid, softplus, softplus0, xmlog1p,
+)  # fmt: skip
+from integrand.derivation.sympy_box import integrate as sympy_integrate
+from integrand.derivation.table import Table
+from integrand.derivation.tabulate import tabulate
+from integrand.errors import DerivationError
+
+_SECONDS = 10.0
+
+# integrals from 0 that neither overflow nor cancel, each derivative checked in the tests
+KNOWN: dict[Any, Any] = {
+    sp.exp(X): expm1(X),
+    expm1(X): expm1mx(X),
+    sigmoid(X): softplus0(X),
+    sigmoid(-X): -softplus0(-X),
+    sigmoid(X) * sigmoid(-X): sp.tanh(X / 2) / 2,
+    sp.tanh(X): logcosh(X),
+    sp.sinh(X): 2 * sp.sinh(X / 2) ** 2,
+    sp.cosh(X): sp.sinh(X),
+    sp.sin(X): 2 * sp.sin(X / 2) ** 2,
+    sp.cos(X): sp.sin(X),
+    1 / (1 + X): log1p(X),
+    1 / (1 - X): -log1p(-X),
+    X / (1 + X): xmlog1p(X),
+    X / (1 - X): xmlog1p(-X),
+    1 / (1 + X**2): sp.atan(X),
+    sp.exp(-(X**2)): sp.sqrt(sp.pi) / 2 * sp.erf(X),
+    sp.exp(-(X**2) / 2): sp.sqrt(sp.pi / 2) * sp.erf(X / sp.sqrt(2)),
+    X * sp.exp(-(X**2)): -expm1(-(X**2)) / 2,
+    X * sp.exp(-(X**2) / 2): -expm1(-(X**2) / 2),
+}
+# closed forms that are right but unusable in floating point: shown to people, tabulated for machines
+_SHOWN: dict[Any, Any] = {
+    softplus(X): -sp.polylog(2, -sp.exp(X)) - sp.pi**2 / 12,
+    X * sigmoid(X): X * softplus(X) + sp.polylog(2, -sp.exp(X)) + sp.pi**2 / 12,
+    ndtr(X): X * ndtr(X) + expm1(-(X**2) / 2) / sp.sqrt(2 * sp.pi),
+}
+
+
+@dataclass
+class Integrals:
+    """The tables and the paths taken, collected over the pieces of one activation."""
+
+    tables: dict[str, Table] = field(default_factory=dict)
+    classes: dict[str, type[Primitive]] = field(default_factory=dict)
+    sides: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+    seconds: float = _SECONDS
+
+    def antiderivative(self, expr: Any, low: Any, high: Any, sample: dict[Any, Any]) -> Any:
+        """An antiderivative in x of a smooth piece that holds between `low` and `high`.
+
+        The bounds may be symbolic; `sample` gives numbers for the parameters in them.
+        """
+        expr = stabilise(expr)
+        total, plain = sp.S.Zero, sp.S.Zero
+        for term in _terms(expr):
+            done = self._term(term, low, high, sample)
+            if done is None:
+                plain += term
+            else:
+                total += done
+        if plain != 0:
+            total += self._atom(plain, X, low, high, sample)
+        return total
+
+    def _term(self, term: Any, low: Any, high: Any, sample: dict[Any, Any]) -> Any | None:
+        c, rest = term.as_independent(X, as_Add=False)
+        if rest == 1:
+            return c * X
+        if (power := _power(rest)) is not None:
+            return c * power
+        if (known := _known(rest)) is not None:
+            self._note("known integral")
+            return c * known
+        scale = _scale(rest)
+        if scale is None:
+            return None if not rest.free_symbols - {X} else self._inseparable(rest)
+        k, shift = scale
+        h = stabilise(sp.powsimp(sp.expand_power_base(rest.subs(X, (X - shift) / k), force=True)))
+        parts = _terms(h) if h.is_Add or X in (h.free_symbols) else [h]
+        result = sp.S.Zero
+        for part in parts:
+            factor, core = part.as_independent(X, as_Add=False)
+            if core.free_symbols - {X}:
+                return self._inseparable(core)
+            if core == 1:
+                piece = X
+            elif (piece := _power(core)) is None and (piece := _known(core)) is None:
+                if k == 1 and shift == 0 and not c.free_symbols | factor.free_symbols:
+                    return None  # grouped with the other parameter-free terms
+                piece = self._atom(core, k * X + shift, low, high, sample, inner=True)
+                result += c * factor / k * piece
+                continue
+            else:
+                self._note("known integral")
+            result += c * factor / k * piece.subs(X, k * X + shift)
+        return result
+
+    def _inseparable(self, expr: Any) -> Any:
+        names = sorted(s.name for s in expr.free_symbols - {X})
+        raise DerivationError(
+            f"no antiderivative was found for '{expr}': the parameter '{names[0]}' cannot be"
+            f" separated from x; put a number in its place, or declare function= instead"
+        )
+
+    def _note(self, path: str) -> None:
+        if path not in self.paths:
+            self.paths.append(path)
+
+    def _atom(
+        self, h: Any, u: Any, low: Any, high: Any, sample: dict[Any, Any], inner: bool = False
+    ) -> Any:
+        """The integral from 0 of a parameter-free h, at u."""
+        if (known := _known(h)) is not None:
+            self._note("known integral")
+            return known.subs(X, u)
+        ends = [sp.N(u.subs(X, e).subs(sample)) if e not in (sp.oo, -sp.oo) else e for e in (low, high)]
+        ends = sorted(
+            (sp.oo if (e == sp.oo) == bool(sp.N(sp.diff(u, X).subs(sample)) > 0) else -sp.oo)
+            if e in (sp.oo, -sp.oo) else e
+            for e in ends
+        )  # fmt: skip
+        sides = (bool(ends[0] < 0), bool(ends[1] > 0))
+
+        def value(v: Any) -> Any:
+            return evaluate_expr(h, {X: v}, mp)
+
+        shown = _SHOWN.get(h)
+        if shown is None and self.seconds > 0:
+            closed = _closed(h, value, sides, self.seconds)
+            if closed is not None and accurate(closed, sides):
+                self._note("SymPy integral")
+                return closed.subs(X, u)
+            shown = closed
+        self._note("table")
+        name = f"integral_{hashlib.sha256(sp.srepr(h).encode()).hexdigest()[:8]}"
+        had = self.sides.get(name, (False, False))
+        sides = (sides[0] or had[0], sides[1] or had[1])
+        if sides != had:
+            self.tables[name] = tabulate(name, value, sides)
+            self.sides[name] = sides
+            self.classes.setdefault(name, table_class(name, h, shown))
+        return self.classes[name](u)
+
+
+def table_class(name: str, h: Any, shown: Any | None) -> type[Primitive]:
+    """The SymPy function of a table: the integral of h from 0, with its closed form if known."""
+
+    def meaning(context: Any, u: Any) -> Any:
+        if shown is not None:
+            return evaluate_expr(shown, {X: u}, context)
+        cuts = [c for c in (mp.mpf(2) ** k for k in range(-2, 12)) if c < abs(u)]
+        points = [mp.mpf(0), *(c if u > 0 else -c for c in cuts), u]
+        return context.quad(lambda v: evaluate_expr(h, {X: v}, context), points)
+
+    body = {
+        "rule": staticmethod(lambda u: h.subs(X, u)),
+        "spelled": staticmethod(
+            lambda u: shown.subs(X, u)
+            if shown is not None
+            else sp.Integral(h.subs(X, sp.Symbol("t")), (sp.Symbol("t"), 0, u))
+        ),
+        "at_zero": sp.S.Zero,
+        "meaning": staticmethod(meaning),
+        "integrand": h,
+        "shown": shown,
+    }
+    return type(name, (Primitive,), body)
+
+
+def _terms(expr: Any) -> list[Any]:
+    # distribute products over sums so that coefficients separate, but keep function arguments
+    # and (x - b)^n as they are: expanding them would cancel near b
+    terms: list[Any] = []
+    for t in sp.Add.make_args(expr):
+        if t.is_Mul and any(f.is_Add and X in f.free_symbols for f in t.args):
+            affine = [f for f in t.args if f.is_Add and X in f.free_symbols]
+            rest = t / sp.Mul(*affine)
+            if rest.has(X) or len(affine) > 1:
+                terms += sp.Add.make_args(sp.expand_mul(sp.expand_multinomial(t)))
+                continue
+        terms.append(t)
+    return terms
+
+
+def _affine(u: Any) -> tuple[Any, Any] | None:
+    """(k, c) where u = k x + c with k != 0."""
+    k = sp.diff(u, X)
+    if k == 0 or X in k.free_symbols:
+        return None
+    return k, sp.expand(u - k * X)
+
+
+def _power(rest: Any) -> Any | None:
+    """The integral of (k x + c)^n."""
+    base, n = rest.as_base_exp()
+    if isinstance(rest, sp.exp) or X in sp.sympify(n).free_symbols:
+        return None
+    affine = _affine(base)
+    if affine is None:
+        return None
+    if n == -1:
+        return None
+    if (n + 1).is_zero is None and not n.is_number and not (n + 1).is_positive:
+        return None
+    return base ** (n + 1) / (affine[0] * (n + 1))
+
+
+def _known(h: Any) -> Any | None:
+    found = KNOWN.get(h)
+    if found is None:
+        mirrored = KNOWN.get(h.subs(X, -X))
+        found = None if mirrored is None else -mirrored.subs(X, -X)
+    return found
+
+
+def _scale(rest: Any) -> tuple[Any, Any] | None:
+    """The affine argument (k, c) under which the term is free of parameters."""
+    candidates: list[tuple[Any, Any]] = []
+    for sub in sp.preorder_traversal(rest):
+        inner: Iterable[Any] = ()
+        if isinstance(sub, sp.Function):
+            inner = sub.args
+        elif sub.is_Pow and sub.base != X:
+            inner = (sub.base,)
+        for u in inner:
+            for v in (u, u / 2, *(f for f in sp.Mul.make_args(u)), *_roots_of_square(u)):
+                affine = _affine(v)
+                if affine is not None and affine not in candidates:
+                    candidates.append(affine)
+    # a scale alone comes before a shift: integrals anchored at 0 keep their accuracy there
+    candidates = [(sp.S.One, sp.S.Zero), *((k, sp.S.Zero) for k, _ in candidates), *candidates]
+    for k, c in candidates:
+        h = sp.powsimp(sp.expand_power_base(rest.subs(X, (X - c) / k), force=True))
+        h = sp.expand(h, func=False, power_exp=False, log=False) if h.is_Add else sp.simplify(h)
+        if not h.as_independent(X, as_Add=False)[1].free_symbols - {X} or _separates(h):
+            return k, c
+    return None
+
+
+def _separates(h: Any) -> bool:
+    return all(
+        not t.as_independent(X, as_Add=False)[1].free_symbols - {X}
+        for t in _terms(sp.expand_mul(h))
+    )
+
+
+def _roots_of_square(u: Any) -> list[Any]:
+    # x^2 k^2 and 1 + (x/a)^8 scale with k x and x/a
+    found = []
+    for p in u.atoms(sp.Pow):
+        base, n = p.as_base_exp()
+        if n.is_number and X in base.free_symbols:
+            monomial = u.as_independent(X, as_Add=True)[1]
+            c, r = monomial.as_independent(X, as_Add=False)
+            size = sp.Abs(c)
+            if r == p and base == X and not size.has(sp.Abs):
+                found.append(X * size ** (1 / n))
+            found.append(base)
+    return found
+
+
+def _closed(
+    h: Any, value: Callable[[Any], Any], sides: tuple[bool, bool], seconds: float
+) -> Any | None:
+    """SymPy's integral of h, anchored at 0, if quadrature confirms it on the sides in use."""
+    found = sympy_integrate(h, seconds)
+    if found is None or found.has(sp.I, sp.Integral, sp.zoo, sp.nan):
+        return None
+    try:
+        at_zero = found.subs(X, 0)
+        if not at_zero.is_finite:
+            at_zero = sp.limit(found, X, 0, "+" if sides[1] else "-")
+        found = stabilise(found - at_zero)
+        with mp.workdps(40):
+            for u in (s * v for s, used in zip((-1, 1), sides, strict=True) if used for v in (0.3, 2.7, 11)):
+                truth = mp.quad(value, [0, mp.mpf(u) / 8, mp.mpf(u) / 2, u])
+                if abs(evaluate_expr(found, {X: mp.mpf(u)}, mp) - truth) > mp.mpf("1e-20") * (
+                    1 + abs(truth)
+                ):
+                    return None
+    except (TypeError, ValueError, ZeroDivisionError, NotImplementedError, KeyError):
+        return None
+    return found

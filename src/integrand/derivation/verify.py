@@ -1,0 +1,93 @@
+"""Check a derivation against the declared text in multi-precision, independently of SymPy.
+
+f against quadrature of the declared gradient, df against the declared gradient (or against finite
+differences of the declared function), partials against finite differences in the parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from mpmath import mp
+
+from integrand.derivation.compose import Composed
+from integrand.derivation.exact import breakpoints, exact, integrals
+from integrand.derivation.multiprecision import evaluate_expr
+from integrand.derivation.pieces import draws
+from integrand.derivation.symbols import X, symbols
+from integrand.errors import DerivationError
+from integrand.spec import Spec
+
+TOLERANCE = mp.mpf("1e-12")
+_POINTS = ("-6.1", "-0.37", "0.9", "2.6", "-23.7", "-1.3", "-0.004", "0.003", "0.21", "17.3")
+
+
+def verify(spec: Spec, composed: Composed) -> dict[str, float]:
+    """The largest relative deviation of f, df and the partials; `DerivationError` beyond 1e-12."""
+    worst = {"f": mp.mpf(0), "df": mp.mpf(0), "partials": mp.mpf(0)}
+    with mp.workdps(24):
+        for take, values in zip((len(_POINTS), 4), draws(spec), strict=False):
+            params = {k: mp.mpf(repr(v)) for k, v in values.items()}
+            cuts = breakpoints(spec.node, params, mp)
+            points = [mp.mpf(p) for p in _POINTS[:take]]
+            points += [c + s * mp.mpf("0.05") for c in cuts for s in (-1, 1)]
+            points = [x for x in points if all(abs(x - c) > mp.mpf("1e-3") for c in cuts)]
+            _check(spec, composed, points, params, worst)
+    for part, error in worst.items():
+        if not error <= TOLERANCE:
+            raise DerivationError(
+                f"the derived {part} of '{spec.name}' deviates from the declared"
+                f" '{spec.gradient or spec.function}' by {mp.nstr(error, 3)} (allowed: 1e-12):"
+                " the integral is not usable; please report it"
+            )
+    return {k: float(v) for k, v in worst.items()}
+
+
+def declared(spec: Spec, points: Sequence[Any], params: Mapping[str, Any]) -> list[Any]:
+    """f from the declared text alone: the function itself, or quadrature of the gradient."""
+    if spec.kind == "function":
+        return [exact(spec.node, x, params, mp) for x in points]
+    return integrals(spec, points, params, mp)
+
+
+def _check(
+    spec: Spec, composed: Composed, points: list[Any], params: dict[str, Any], worst: dict[str, Any]
+) -> None:
+    env = {s: params[name] for name, s in symbols(spec).items()}
+    truth = declared(spec, points, params)
+    if spec.kind == "gradient":
+        slopes = [exact(spec.node, x, params, mp) for x in points]
+    else:
+        slopes = _difference(lambda h: declared(spec, [x + h for x in points], params), "1e-4")
+    for x, f, slope in zip(points, truth, slopes, strict=True):
+        at = {X: x, **env}
+        _note(worst, "f", evaluate_expr(composed.f, at, mp) - f, max(abs(f), abs(x)))
+        _note(worst, "df", evaluate_expr(composed.df, at, mp) - slope, max(abs(slope), 1))
+    for name, partial in composed.partials.items():
+        moved = _difference(
+            lambda h, name=name: declared(spec, points, {**params, name: params[name] + h}), "1e-4"
+        )
+        for x, slope in zip(points, moved, strict=True):
+            value = evaluate_expr(partial, {X: x, **env}, mp)
+            _note(worst, "partials", value - slope, max(abs(value), abs(x), 1))
+
+
+def _difference(curve: Callable[[Any], list[Any]], step: str) -> list[Any]:
+    """Central differences with two Richardson steps: error of order step^6."""
+    rows = []
+    for k in range(3):
+        h = mp.mpf(step) / 2**k
+        rows.append([(a - b) / (2 * h) for a, b in zip(curve(h), curve(-h), strict=True)])
+    for j in (1, 2):
+        rows = [
+            [(4**j * fine - coarse) / (4**j - 1) for coarse, fine in zip(*pair, strict=True)]
+            for pair in pairwise(rows)
+        ]
+    return rows[0]
+
+
+def _note(worst: dict[str, Any], part: str, error: Any, size: Any) -> None:
+    ratio = abs(error) / size
+    worst[part] = max(worst[part], ratio) if mp.isfinite(ratio) else mp.inf
