@@ -1,0 +1,61 @@
+"""Gated forms: an activation of one projection times another projection."""
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from integrand.nn.recompute import Recomputed, saving, worthwhile
+
+
+class MakesModule(Protocol):
+    """What a block needs of an activation: a name and a way to make its module."""
+
+    @property
+    def name(self) -> str: ...
+
+    def module(
+        self,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        shape: tuple[int, ...] = (1,),
+        impl: str = "auto",
+    ) -> nn.Module: ...
+
+
+def gated_product(
+    act_fn: nn.Module, gate: torch.Tensor, up: torch.Tensor, recompute: bool = True
+) -> torch.Tensor:
+    """act_fn(gate) * up, saving `gate` and `up` alone for backward; all three (..., d_hidden)."""
+    activated = act_fn(gate)
+    if not (recompute and worthwhile(activated)):
+        return activated * up
+    # forward, not __call__: hooks that count or record activations must see each token once
+    recipe = Recomputed(activated, lambda: act_fn.forward(gate))
+    with saving(recipe):
+        return activated * up
+
+
+class Gated(nn.Module):
+    """act(gate) * up: SwiGLU for SiLU, ReGLU for ReLU, GeGLU for GELU (arXiv:2002.05202).
+
+    Any catalogue entry or derived activation serves as the gate. `gate` and `up` have one shape
+    (..., d_hidden); so has the result.
+    """
+
+    def __init__(
+        self,
+        activation: MakesModule,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        shape: tuple[int, ...] = (1,),
+        impl: str = "auto",
+        recompute: bool = True,
+    ) -> None:
+        super().__init__()
+        self.act_fn = activation.module(dtype=dtype, device=device, shape=shape, impl=impl)
+        self.recompute = recompute
+
+    def forward(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return gated_product(self.act_fn, gate, up, self.recompute)

@@ -1,0 +1,60 @@
+"""Files of a run: written whole or not at all, or appended line by line."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from integrand.errors import DataError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` in one move: a reader sees the old file or the new one."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("w") as file:
+        file.write(json.dumps(value, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} must be a JSON file, got {type(error).__name__}: {error}"
+        ) from None
+
+
+class MetricsLog:
+    """metrics.jsonl of a run: one JSON object per line with `kind` and `step`, flushed at once."""
+
+    def __init__(self, path: Path, keep_until: int) -> None:
+        """Open for appending; rows after step `keep_until` belong to lost steps and go."""
+        kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        scratch.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        scratch.replace(path)
+        self._file = path.open("a")
+
+    def add(self, kind: str, step: int, **values: Any) -> None:
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return
+    with path.open() as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)

@@ -1,0 +1,212 @@
+"""The training loop, read from top to bottom."""
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from integrand.models.decoder import Decoder
+from integrand.nn.gated import MakesModule
+from integrand.nn.groups import activation_modules, parameter_groups
+from integrand.train import checkpoint
+from integrand.train.batches import Batches, Windows, running_hash
+from integrand.train.config import TrainConfig
+from integrand.train.evaluate import evaluate, held_out_windows
+from integrand.train.files import MetricsLog, write_json
+from integrand.train.progress import Interruption, ProgressLine
+from integrand.train.runs import (
+    CHECKPOINTS,
+    METRICS,
+    RECORD,
+    WEIGHTS,
+    command,
+    environment,
+    open_run,
+)
+from integrand.train.schedule import wsd
+from integrand.train.tokens import TokenData, prepare
+
+
+def train(
+    config: TrainConfig,
+    out_dir: Path | str,
+    *,
+    activation: MakesModule | None = None,
+    tokens: TokenData | None = None,
+    cache_dir: Path | str | None = None,
+    resume: bool = True,
+    label: str | None = None,
+    steps_after: int = 0,
+    quiet: bool = False,
+    on_step: Callable[[int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train one decoder; the run record, also written to out_dir/record.json.
+
+    `activation` replaces the catalogue entry named in `config`. A run that was stopped goes on
+    from its last checkpoint, with the losses it would have had (bitwise on a CPU with as many
+    threads); a finished one returns its record. `on_step(step, loss)` is called after each step.
+    Files: run.json (the config), metrics.jsonl, model.safetensors, record.json.
+    """
+    out_dir = Path(out_dir)
+    activation = activation or from_catalogue(config.activation)
+    tokens = tokens or prepare(config.data, cache_dir)
+    finished = open_run(config, identity(activation), tokens, out_dir, resume)
+    if finished is not None:
+        return finished
+    device = _device(config.device)
+    autocast = _autocast(config, device)
+    model = build(config, activation).to(device)
+    optimizer = _optimizer(config, model, device)
+    batches = Batches(Windows(tokens.train, config.context), config.batch_size, config.seed)
+    held_out = held_out_windows(Windows(tokens.held_out, config.context), config.eval_sequences)
+    token_bytes = torch.from_numpy(tokens.token_bytes)
+    progress = checkpoint.restore(out_dir / CHECKPOINTS, model, optimizer)
+    line = ProgressLine(label or config.activation, progress.step, config.steps, steps_after, quiet)
+    started = time.monotonic() - progress.seconds
+
+    def observe(metrics: MetricsLog, step: int) -> tuple[float, float]:
+        loss, bits = evaluate(model, held_out, token_bytes, config.batch_size, autocast)
+        metrics.add("held_out", step, loss=loss, bits_per_byte=bits)
+        if values := activation_values(model):
+            metrics.add("activation", step, values=values)
+        return loss, bits
+
+    keep_until = progress.step if progress.step else -1
+    with MetricsLog(out_dir / METRICS, keep_until) as metrics, Interruption() as interruption:
+        if progress.step == 0:
+            observe(metrics, 0)
+        while progress.step < config.steps:
+            batch = batches.at(progress.step)
+            rate = set_rate(optimizer, config, progress.step)
+            loss, norm = one_step(model, optimizer, batch.to(device), config.clip_norm, autocast)
+            progress.batches_sha256 = running_hash(progress.batches_sha256, batch)
+            progress.step = step = progress.step + 1
+            progress.seconds = time.monotonic() - started
+            last = step == config.steps
+            if step % config.log_every == 0 or last:
+                row = {"loss": float(loss), "lr": rate, "grad_norm": float(norm)}
+                row["tokens"] = step * config.batch_size * config.context
+                metrics.add("train", step, **row, seconds=round(progress.seconds, 3))
+                line.show(step, row["loss"])
+            if on_step is not None:
+                on_step(step, float(loss))
+            if last:
+                break
+            if step % config.eval_every == 0:
+                observe(metrics, step)
+            # rows up to a checkpoint are written before it: a resumed run keeps exactly those
+            if step % config.checkpoint_every == 0 or interruption.asked:
+                checkpoint.save(out_dir / CHECKPOINTS, model, optimizer, progress)
+            if interruption.asked:
+                raise KeyboardInterrupt(f"stopped after step {step}; the same command goes on")
+        held_out_loss, bits_per_byte = observe(metrics, config.steps)
+    checkpoint.save_model(out_dir / WEIGHTS, model)
+    record = {
+        "activation": config.activation,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": config.steps,
+        "tokens": config.steps * config.batch_size * config.context,
+        "seed": config.seed,
+        "loss": held_out_loss,
+        "bits_per_byte": bits_per_byte,
+        "activation_values": activation_values(model),
+        "wall_s": round(progress.seconds, 3),
+        "steps_per_s": round(config.steps / progress.seconds, 3),
+        "batches_sha256": progress.batches_sha256,
+        "data_sha256": tokens.sha256,
+        "config_sha256": config.sha256(),
+        "environment": environment(device),
+        "command": command(),
+    }
+    write_json(out_dir / RECORD, record)
+    shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
+    return record
+
+
+def from_catalogue(name: str) -> MakesModule:
+    from integrand.activation import activation
+
+    return activation(name)
+
+
+def identity(activation: MakesModule) -> str:
+    """What makes an activation the same in a later process: the text it was derived from."""
+    spec = getattr(activation, "spec", None)
+    return spec.to_toml() if spec is not None else activation.name
+
+
+def build(config: TrainConfig, activation: MakesModule) -> Decoder:
+    """The decoder of a config with its initial weights."""
+    return Decoder(config.model, activation, config.impl).initialise(config.seed)
+
+
+def one_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Tensor,
+    clip_norm: float,
+    autocast: AbstractContextManager[object],
+) -> tuple[Tensor, Tensor]:
+    """One update on token ids (B, context + 1): (loss before it, norm of the gradient)."""
+    with autocast:
+        logits = model(batch[:, :-1])
+    loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach(), norm
+
+
+def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:
+    """Set every group's rate for `step`; the rate of the matrices."""
+    rate = config.lr * wsd(
+        step,
+        steps=config.steps,
+        warmup_steps=config.warmup_steps,
+        decay_steps=config.decay_steps,
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+    return rate
+
+
+def activation_values(model: nn.Module) -> dict[str, list[Any]]:
+    """Constrained activation parameters by name, one entry per layer in order of depth."""
+    values: dict[str, list[Any]] = {}
+    for module in activation_modules(model).values():
+        constrained = cast("Callable[[], dict[str, Tensor]]", module.values)()
+        for name, value in constrained.items():
+            listed = value.detach().float().flatten().tolist()
+            values.setdefault(name, []).append(listed[0] if len(listed) == 1 else listed)
+    return values
+
+
+def _optimizer(config: TrainConfig, model: nn.Module, device: torch.device) -> torch.optim.AdamW:
+    groups = parameter_groups(
+        model,
+        weight_decay=config.weight_decay,
+        lr=config.lr,
+        activation_lr_scale=config.activation_lr_scale,
+        activation_weight_decay=config.activation_weight_decay,
+    )
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, betas=config.betas, eps=config.adam_eps, fused=fused)
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    if config.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

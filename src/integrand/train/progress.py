@@ -1,0 +1,75 @@
+"""What a person at the terminal sees of a run, and how he stops it."""
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class ProgressLine:
+    """Lines on stderr every few seconds: step, loss, speed, time left."""
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(
+        self, label: str, first: int, steps: int, steps_after: int = 0, quiet: bool = False
+    ) -> None:
+        """`steps_after` steps of other runs follow this one; they count in the time left."""
+        self.label = label
+        self.steps = steps
+        self.steps_after = steps_after
+        self.quiet = quiet
+        self._first = first
+        self._started = time.monotonic()
+        self._last = self._started
+
+    def show(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        done = step == self.steps
+        if self.quiet or (now - self._last < self.EVERY_SECONDS and not done):
+            return
+        self._last = now
+        rate = (step - self._first) / max(1e-9, now - self._started)
+        left = (self.steps - step + self.steps_after) / max(rate, 1e-9)
+        print(
+            f"{self.label}: step {step}/{self.steps}, loss {loss:.3f}, {rate:.1f} steps/s, "
+            f"{_clock(left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class Interruption:
+    """Within: the first Ctrl-C sets `asked`, so that the step in hand ends whole; a second acts."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+        self._ours = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> "Interruption":
+        if self._ours:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,56 @@
+"""Runs as Python functions that return their full config."""
+
+from typing import NamedTuple
+
+from integrand.models.decoder import DecoderConfig
+from integrand.train.config import DataConfig, TrainConfig, Variant
+
+
+class Recipe(NamedTuple):
+    """The arguments of `matched`, less the folder."""
+
+    config: TrainConfig
+    variants: tuple[Variant, ...]
+
+
+def demo(data: str = "python-docs") -> Recipe:
+    """SwiGLU, ReLU^2 and xIELU in a decoder of 0.9 M parameters: minutes on two CPU cores.
+
+    The proportions of arXiv:2411.13010 at toy size: one width rule (1.5x for plain blocks), AdamW
+    (0.9, 0.95), decay 0.1, clipping at 1, WSD with a 1-sqrt decay to 0. A smoke test.
+    """
+    vocabulary = 2048
+    config = TrainConfig(
+        model=DecoderConfig(
+            vocab_size=vocabulary,
+            d_model=128,
+            d_hidden=256,
+            layers=4,
+            heads=4,
+            kv_heads=2,
+            gated=True,
+            layout="apertus",
+            qk_norm=True,
+            tied=True,
+        ),
+        activation="silu",
+        data=DataConfig(source=data, vocab_size=vocabulary, max_characters=8_000_000),
+        steps=240,
+        batch_size=16,
+        context=128,
+        lr=4e-3,
+        warmup_steps=24,
+        decay_steps=72,
+        eval_every=40,
+        eval_sequences=64,
+        checkpoint_every=60,
+        device="cpu",
+    )
+    return Recipe(config, COMPARED)
+
+
+COMPARED = (
+    Variant(name="SwiGLU", activation="silu", gated=True),
+    Variant(name="ReLU2", activation="relu2"),
+    Variant(name="xIELU", activation="xielu"),
+)
