@@ -2,5 +2,16 @@
 
 from integrand.certificate.certificate import Certificate, Failure, Region
 from integrand.certificate.certify import certify
+from integrand.certificate.peers import transformers_xielu, xielu_values
+from integrand.certificate.verification import Verification, verify
 
-__all__ = ["Certificate", "Failure", "Region", "certify"]
+__all__ = [
+    "Certificate",
+    "Failure",
+    "Region",
+    "Verification",
+    "certify",
+    "transformers_xielu",
+    "verify",
+    "xielu_values",
+]

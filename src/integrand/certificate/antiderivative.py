@@ -15,7 +15,7 @@ from integrand.derivation.exact import breakpoints, exact
 from integrand.spec import Spec
 
 _DIGITS, _TOLERANCE, _DEPTH = 34, 1e-25, 10
-_FIRST, _LAST = -6, 1030
+_FIRST, _LAST = -2, 1030
 
 
 @cache

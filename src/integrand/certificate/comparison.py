@@ -47,7 +47,6 @@ class Comparison:
     computed: Array
     exact: Array
     error: Array
-    plain: Array
     broken: Array
     wrong_sign: Array
     nonfinite: Array
@@ -127,9 +126,8 @@ def _verdict(
     with np.errstate(all="ignore"):
         error = np.where(permitted, 0.0, np.where(nonfinite, np.inf, error))
         ratio = np.where(error == 0, 0.0, error / unit)
-        plain = np.where(error == 0, 0.0, error / fmt.spacing(value))
     wrong_sign = signs & (error > band) & np.isfinite(computed)
     broken = (error > allowed) | nonfinite | wrong_sign
     return Comparison(
-        output, x, computed, value, ratio, plain, broken, wrong_sign, nonfinite, settled, undecided
+        output, x, computed, value, ratio, broken, wrong_sign, nonfinite, settled, undecided
     )

@@ -6,6 +6,7 @@ quantity asked for, and only after it agreed with the text on a sample (`agreeme
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ class Truth:
         import mpmath
 
         self.spec, self.program = spec, program
+        self.partial_sentences: list[str] | None = None
+        self._known: dict[tuple[str, float], Any] = {}
         self.values = dict(params)
         # a context of its own, so that nobody else's precision changes
         self.mp: Any = mpmath.MPContext()
@@ -58,7 +61,8 @@ class Truth:
 
     def text(self, x: float) -> Any:
         """The declared text at x: the gradient or the function, whichever it is."""
-        return self.settled(lambda: exact(self.spec.node, self.mp.mpf(x), self.params, self.mp))
+        value = lambda: exact(self.spec.node, self.mp.mpf(x), self.params, self.mp)  # noqa: E731
+        return self._once("text", x, lambda: self.settled(value))
 
     def df(self, x: float) -> Any:
         """f'(x): the declared gradient, or the program's df for a declared function."""
@@ -73,11 +77,15 @@ class Truth:
 
     def f_by_quadrature(self, x: float) -> Any:
         """f(x) from the declared gradient alone; None where quadrature does not converge."""
-        assert self.antiderivative is not None
-        return self.antiderivative(x)
+        antiderivative = self.antiderivative
+        assert antiderivative is not None
+        return self._once("integral", x, lambda: antiderivative(x))
 
     def df_by_difference(self, x: float) -> Any:
         """f'(x) of a declared function by a central difference in multi-precision."""
+        return self._once("difference", x, lambda: self._difference(x))
+
+    def _difference(self, x: float) -> Any:
         mp = self.mp
         with mp.workprec(600 + 2 * abs(int(mp.mag(mp.mpf(x)))) if x else 900):
             h = min(abs(mp.mpf(x)), mp.one) * mp.mpf(2) ** -60 if x else mp.mpf(2) ** -200
@@ -98,6 +106,11 @@ class Truth:
         values = self.params if params is None else params
         return self.settled(lambda: evaluate_real(self.program, output, mp.mpf(x), values, mp))
 
+    def _once(self, kind: str, x: float, value: Callable[[], Any]) -> Any:
+        if (kind, x) not in self._known:
+            self._known[kind, x] = value()
+        return self._known[kind, x]
+
     def settled(self, value: Callable[[], Any]) -> Any:
         """A value computed with more and more digits until two results agree."""
         mp, digits = self.mp, _START
@@ -113,6 +126,20 @@ class Truth:
                 if abs(result - previous) <= close or digits >= _CAP:
                     return result
             previous = result
+
+
+_TRUTHS: OrderedDict[tuple[Any, ...], Truth] = OrderedDict()
+
+
+def truth_of(act: Any, values: Mapping[str, float]) -> Truth:
+    """The `Truth` of an activation; the last few are kept with the values they have computed."""
+    key = (act.spec.sha256, id(act.program), *values.items())
+    if key not in _TRUTHS:
+        _TRUTHS[key] = Truth(act.spec, act.program, values)
+        if len(_TRUTHS) > 8:
+            _TRUTHS.popitem(last=False)
+    _TRUTHS.move_to_end(key)
+    return _TRUTHS[key]
 
 
 def evaluate_real(program: Program, output: str, x: Any, params: Mapping[str, Any], mp: Any) -> Any:
