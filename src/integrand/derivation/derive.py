@@ -28,6 +28,7 @@ class Derivation:
 
     - `program`: the scalar program of f, df and every partial
     - `trees`: the SymPy expressions `f`, `df`, `d_NAME` as JSON
+    - `formula`: text of f for people
     - `tables`: per table, the trees of its integrand and of its closed form (or None)
     - `path`: how the integral was found
     - `verified`: largest deviation of f, df and partials from the declared text, multi-precision
@@ -35,6 +36,7 @@ class Derivation:
     """
 
     program: Program
+    formula: str
     trees: Mapping[str, Any]
     tables: Mapping[str, tuple[Any, Any]]
     path: tuple[str, ...]
@@ -82,6 +84,7 @@ def _derive(spec: Spec) -> Derivation:
     from integrand.derivation.compose import compose
     from integrand.derivation.domain import check_domain
     from integrand.derivation.guard import lower
+    from integrand.derivation.text import to_text
     from integrand.derivation.tree import to_tree
     from integrand.derivation.verify import verify
 
@@ -101,6 +104,7 @@ def _derive(spec: Spec) -> Derivation:
     }
     return Derivation(
         program=program,
+        formula=to_text(composed.f),
         trees={name: to_tree(e) for name, e in exprs.items()},
         tables=tables,
         path=tuple(composed.integrals.paths) or ("powers of x",),
@@ -112,6 +116,7 @@ def _derive(spec: Spec) -> Derivation:
 def _to_json(d: Derivation) -> dict[str, Any]:
     return {
         "program": d.program.to_json(),
+        "formula": d.formula,
         "trees": d.trees,
         "tables": d.tables,
         "path": d.path,
@@ -123,6 +128,7 @@ def _to_json(d: Derivation) -> dict[str, Any]:
 def _from_json(data: dict[str, Any]) -> Derivation:
     return Derivation(
         program=Program.from_json(data["program"]),
+        formula=data["formula"],
         trees=data["trees"],
         tables={k: tuple(v) for k, v in data["tables"].items()},
         path=tuple(data["path"]),

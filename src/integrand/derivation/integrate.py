@@ -98,7 +98,7 @@ class Integrals:
         if scale is None:
             return None if not rest.free_symbols - {X} else self._inseparable(rest)
         k, shift = scale
-        h = stabilise(sp.powsimp(sp.expand_power_base(rest.subs(X, (X - shift) / k), force=True)))
+        h = stabilise(_rescaled(rest, k, shift))
         parts = _terms(h) if h.is_Add or X in (h.free_symbols) else [h]
         result = sp.S.Zero
         for part in parts:
@@ -253,31 +253,33 @@ def _scale(rest: Any) -> tuple[Any, Any] | None:
     # a scale alone comes before a shift: integrals anchored at 0 keep their accuracy there
     candidates = [(sp.S.One, sp.S.Zero), *((k, sp.S.Zero) for k, _ in candidates), *candidates]
     for k, c in candidates:
-        h = sp.powsimp(sp.expand_power_base(rest.subs(X, (X - c) / k), force=True))
-        h = sp.expand(h, func=False, power_exp=False, log=False) if h.is_Add else sp.simplify(h)
-        if not h.as_independent(X, as_Add=False)[1].free_symbols - {X} or _separates(h):
+        if all(
+            not t.as_independent(X, as_Add=False)[1].free_symbols - {X}
+            for t in _terms(sp.expand_mul(_rescaled(rest, k, c)))
+        ):
             return k, c
     return None
 
 
-def _separates(h: Any) -> bool:
-    return all(
-        not t.as_independent(X, as_Add=False)[1].free_symbols - {X}
-        for t in _terms(sp.expand_mul(h))
-    )
+def _rescaled(rest: Any, k: Any, c: Any) -> Any:
+    """The term as a function of u = k x + c, parameters pulled out of sums and powers."""
+    h = sp.factor_terms(rest.subs(X, (X - c) / k))
+    return sp.powsimp(sp.expand_power_base(h, force=True))
 
 
 def _roots_of_square(u: Any) -> list[Any]:
-    # x^2 k^2 and 1 + (x/a)^8 scale with k x and x/a
+    """Scales hidden in powers: (x k)^2, and x/a in a^8 + x^8."""
     found = []
     for p in u.atoms(sp.Pow):
         base, n = p.as_base_exp()
-        if n.is_number and X in base.free_symbols:
-            monomial = u.as_independent(X, as_Add=True)[1]
+        if base == X and n.is_number:
+            fixed, monomial = u.as_independent(X, as_Add=True)
             c, r = monomial.as_independent(X, as_Add=False)
-            size = sp.Abs(c)
-            if r == p and base == X and not size.has(sp.Abs):
-                found.append(X * size ** (1 / n))
+            sizes = [c] + ([c / fixed] if fixed != 0 else [])
+            found += [
+                X * sp.Abs(s) ** (1 / n) for s in sizes if r == p and not sp.Abs(s).has(sp.Abs)
+            ]
+        elif X in base.free_symbols:
             found.append(base)
     return found
 

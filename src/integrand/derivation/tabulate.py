@@ -7,7 +7,7 @@ b1 v + E log v + b0 + d/v of h and interpolates what is left in 1/v.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -43,8 +43,15 @@ def tabulate(name: str, h: Callable[[Any], Any], sides: tuple[bool, bool]) -> Ta
                         break
                     continue
                 near, middle, growth, far = zip(*built, strict=True)
+                width = max(len(row) for side in middle for row in side)
+                middle = tuple(_padded(side, width) for side in middle)
+                near, far = (_padded(rows, max(map(len, rows))) for rows in (near, far))
                 return Table(name, _LO, hi, split, near, middle, growth, far)
     raise problem or DerivationError("the table could not be built")
+
+
+def _padded(rows: Sequence[tuple[float, ...]], width: int) -> tuple[tuple[float, ...], ...]:
+    return tuple(row + (0.0,) * (width - len(row)) for row in rows)
 
 
 class _Rough(Exception):

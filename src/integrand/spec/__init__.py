@@ -1,6 +1,6 @@
 """What a person writes: a gradient or a function, its parameters, their constraints."""
 
-from integrand.spec.catalogue import Row, gates, names, row
+from integrand.spec.catalogue import Row, gates, names, row, saved_buffers
 from integrand.spec.grammar import FUNCTIONS, Node, evaluate, parse
 from integrand.spec.spec import Param, Spec, dependency_order
 from integrand.spec.toml import read_spec, spec_from_mapping, to_toml
@@ -18,6 +18,7 @@ __all__ = [
     "parse",
     "read_spec",
     "row",
+    "saved_buffers",
     "spec_from_mapping",
     "to_toml",
 ]

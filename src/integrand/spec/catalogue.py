@@ -14,12 +14,15 @@ from integrand.errors import SpecError
 from integrand.spec.spec import Spec
 from integrand.spec.toml import spec_from_mapping
 
-_EXTRA = {"title", "status", "note", "aliases"}
+_EXTRA = {"title", "status", "note", "aliases", "buffers"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A catalogue entry: the spec, and what is known about its origin."""
+    """A catalogue entry: the spec, and what is known about its origin.
+
+    `buffers` are saved with a module beside its parameters, for checkpoints that expect them.
+    """
 
     spec: Spec
     title: str
@@ -27,6 +30,7 @@ class Row:
     status: str
     note: str = ""
     aliases: tuple[str, ...] = ()
+    buffers: tuple[tuple[str, float], ...] = ()
 
 
 @cache
@@ -67,7 +71,15 @@ def row(name: str) -> Row:
         status=table.get("status", ""),
         note=table.get("note", ""),
         aliases=tuple(table.get("aliases", ())),
+        buffers=tuple(table.get("buffers", {}).items()),
     )
+
+
+def saved_buffers(spec: Spec) -> dict[str, float]:
+    """The extra buffers of the catalogue's row, where the spec is that row's."""
+    if spec.name in _tables() and row(spec.name).spec.sha256 == spec.sha256:
+        return dict(row(spec.name).buffers)
+    return {}
 
 
 @cache

@@ -1,0 +1,184 @@
+"""The facade a user holds: one derived activation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from integrand.derivation.derive import Derivation, derive_program
+from integrand.errors import BackendError, SpecError
+from integrand.kernels import apply
+from integrand.nn.pointwise import Pointwise
+from integrand.spec import Spec, row
+
+if TYPE_CHECKING:
+    from integrand.derivation.properties import Properties
+
+
+class Activation:
+    """An activation derived from a spec: immutable, made by `derive` or `activation`.
+
+    Calling it applies f elementwise:
+
+        y = act(x, alpha_p=1.0)     # parameter VALUES; omitted ones take their initial value
+
+    Attributes:
+        spec: the declaration.
+        f, df: SymPy expressions of f and of the declared gradient, in stable form.
+        partials: df/dparameter by name, the other values held fixed.
+        properties: smoothness, range of the gradient, limits, roots, Gaussian moments.
+        program: the scalar program that every implementation runs.
+        path: how the integral was found.
+        verified: largest deviation from the declared text found in multi-precision.
+    """
+
+    __slots__ = ("__dict__", "_derivation", "spec")
+
+    def __init__(self, spec: Spec, derivation: Derivation):
+        object.__setattr__(self, "spec", spec)
+        object.__setattr__(self, "_derivation", derivation)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"an Activation is immutable: cannot set '{name}'")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return derive, (self.spec,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Activation) and self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash((self.spec.name, self.spec.sha256))
+
+    def __repr__(self) -> str:
+        return f"Activation({self.name}: f(x) = {self.formula})"
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def formula(self) -> str:
+        """Text of f."""
+        return self._derivation.formula
+
+    @property
+    def program(self) -> Any:
+        return self._derivation.program
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        return self._derivation.path
+
+    @property
+    def verified(self) -> Mapping[str, float]:
+        return self._derivation.verified
+
+    @property
+    def derivation(self) -> Derivation:
+        """Everything that was derived, as data."""
+        return self._derivation
+
+    @cached_property
+    def f(self) -> Any:
+        return self._derivation.expression(self.spec, "f")
+
+    @cached_property
+    def df(self) -> Any:
+        return self._derivation.expression(self.spec, "df")
+
+    @cached_property
+    def partials(self) -> dict[str, Any]:
+        return {p: self._derivation.expression(self.spec, f"d_{p}") for p in self.spec.params}
+
+    @cached_property
+    def properties(self) -> Properties:
+        from integrand.derivation.properties import properties
+
+        return properties(self.spec, self.program)
+
+    def __call__(self, x: Tensor, impl: str = "auto", **params: Tensor | float) -> Tensor:
+        """f(x) for parameter values; differentiable in x and in values given as tensors.
+
+        Args:
+            x: float tensor of any shape.
+            impl: "auto", "reference", "c" or "triton".
+            params: values by name, numbers or tensors of shape () (1,) or (C,).
+
+        Raises:
+            SpecError: an unknown parameter.
+            BackendError: the named implementation cannot run here.
+        """
+        if unknown := set(params) - set(self.spec.params):
+            raise SpecError(
+                f"'{self.name}' has no parameter '{min(unknown)}';"
+                f" it has: {', '.join(self.spec.params) or 'none'}"
+            )
+        values = []
+        for name, p in self.spec.params.items():
+            v = params.get(name, float(p.init))
+            if not isinstance(v, Tensor):
+                wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+                v = torch.full((1,), v, dtype=wide, device=x.device)
+            values.append(v.reshape(1) if v.ndim == 0 else v)
+        return apply(self.program, x, values, impl)
+
+    def module(
+        self,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        shape: tuple[int, ...] = (1,),
+        impl: str = "auto",
+    ) -> Pointwise:
+        """A new `nn.Module` with trainable parameters at their initial values."""
+        return Pointwise(self.spec, self.program, self.formula, dtype, device, shape, impl)
+
+    def source(self, target: str, dtype: torch.dtype = torch.float32) -> str:
+        """Readable source text of f and its backward: target "torch" or "c"."""
+        if target == "c":
+            from integrand.kernels import c
+
+            return c.source(self.program, dtype, f"{self.name}: f(x) = {self.formula}")
+        if target == "torch":
+            from integrand.kernels import torch_print
+
+            return torch_print.source(self.program, self.name, self.formula)
+        raise BackendError(f"source is available for 'torch' and 'c', not for '{target}'")
+
+
+def derive(spec: Spec) -> Activation:
+    """Derive an activation from its declared gradient (or function); cached by content.
+
+    Raises:
+        SpecError, DerivationError: with one sentence about what must hold and what to do.
+    """
+    if not isinstance(spec, Spec):
+        raise SpecError(f"derive takes a Spec, got {type(spec).__name__}; names go to activation()")
+    return Activation(spec, _derivation(spec.sha256, _Keep(spec)))
+
+
+class _Keep:
+    # the hash identifies the mathematics, so the spec itself must not take part in the cache key
+    def __init__(self, spec: Spec):
+        self.spec = spec
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keep)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@functools.lru_cache(1024)
+def _derivation(sha256: str, keep: _Keep) -> Derivation:
+    return derive_program(keep.spec)
+
+
+def activation(name: str) -> Activation:
+    """The derived catalogue entry of a name or alias; `names()` lists them."""
+    return derive(row(name).spec)
