@@ -1,0 +1,135 @@
+"""The C functions a kernel calls: the core, written here, and primitives traced from the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from integrand.derivation import coefficients
+from integrand.derivation.primitives import PRIMITIVES, horner
+from integrand.derivation.table import Table
+from integrand.kernels.c_table import table_function
+from integrand.kernels.c_trace import Body, Trace, Value
+
+# exp: x = n log 2 + r; the first part of log 2 is short, so that n times it is exact
+_EXP = """
+  const {t} clamped = x > {high} ? {high} : (x < {low} ? {low} : x);
+  const {t} n = {rint}(clamped * {log2e});
+  const {t} r = (clamped - n * {ln2_high}) - n * {ln2_low};
+{lines}
+  return scale{bits}({p}, n);"""
+
+# log: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh(s) with s = (m - 1)/(m + 1)
+_LOG = """
+  const bool tiny = x < {tiny};
+  const uint{bits}_t u = bits{bits}(tiny ? x * {up} : x) + {offset};
+  const {t} k = ({t})((int32_t)(u >> {mantissa}) - {bias}) - (tiny ? {shift} : {zero});
+  const {t} m = float{bits}((u & {mask}) + {root});
+  const {t} f = m - {one};
+  const {t} s = f / (m + {one});
+  const {t} z = s * s;
+{lines}
+  const {t} half = {half} * f * f;
+  const {t} tail = half - (s * (half + z * {p}) + k * {ln2_low});
+  const {t} finite = k * {ln2_high} - (tail - f);
+  const {t} positive = x == INFINITY ? x : finite;
+  return x > {zero} ? positive : (x == {zero} ? -INFINITY : NAN);"""
+
+_CONSTANTS: dict[int, dict[str, Any]] = {
+    32: {
+        "high": 89.0,
+        "low": -104.0,
+        "log2e": 1.44269504088896341,
+        "ln2_high": 0.693145751953125,
+        "ln2_low": 1.42860682030941723212e-6,
+        "tiny": 2.0**-126,
+        "up": 2.0**25,
+        "shift": 25.0,
+        "mantissa": 23,
+        "bias": 127,
+        "offset": "0x4afb0du",
+        "mask": "0x7fffffu",
+        "root": "0x3f3504f3u",
+    },
+    64: {
+        "high": 710.0,
+        "low": -746.0,
+        "log2e": 1.44269504088896341,
+        "ln2_high": 6.93147180369123816490e-01,
+        "ln2_low": 1.90821492927058770002e-10,
+        "tiny": 2.0**-1022,
+        "up": 2.0**54,
+        "shift": 54.0,
+        "mantissa": 52,
+        "bias": 1023,
+        "offset": "0x95f619980c433ull",
+        "mask": "0xfffffffffffffull",
+        "root": "0x3fe6a09e667f3bcdull",
+    },
+}
+
+# pow through double; the exponent's parity gives the sign of a power of a negative number
+_POW32 = """
+  const double q = p, negative = x < 0.0f ? -1.0 : 1.0;
+  const double magnitude = exp_64(q * log_64(negative * x));
+  const double parity = rint(q * 0.5) * 2.0 == q ? 1.0 : (rint(q) == q ? -1.0 : NAN);
+  const double value = x < 0.0f ? magnitude * parity : magnitude;
+  return q == 0.0 ? 1.0f : (float)value;"""
+
+_NATIVE = {
+    32: {"sqrt": "sqrtf", "abs": "fabsf", "rint": "rintf"},
+    64: {"sqrt": "sqrt", "abs": "fabs", "rint": "rint", "sin": "sin", "cos": "cos", "pow": "pow"},
+}
+
+
+class Functions:
+    """The functions called so far, in the order in which C needs them."""
+
+    def __init__(self) -> None:
+        self.text: dict[str, str] = {}
+
+    def __call__(self, what: Any, bits: int) -> str:
+        """The C name of a primitive, `pow` or a table, defined on first use."""
+        native = _NATIVE[bits].get(what) if isinstance(what, str) else None
+        if native is not None:
+            return native
+        name = f"{what}_{bits}" if isinstance(what, str) else f"table_{what.name}_{bits}"
+        if name not in self.text:
+            body = self._table(what, bits) if isinstance(what, Table) else self._body(what, bits)
+            type_ = "float" if bits == 32 else "double"
+            second = f", {type_} p" if what == "pow" else ""
+            self.text[name] = f"static inline {type_} {name}({type_} x{second}) {{{body}\n}}"
+        return name
+
+    def _table(self, table: Table, bits: int) -> str:
+        return table_function(table, bits, self("log", bits))
+
+    def _body(self, name: str, bits: int) -> str:
+        match name:
+            case "exp":
+                return self._core(_EXP, bits, coefficients.EXP)
+            case "log":
+                return self._core(_LOG, bits, coefficients.LOG)
+            case "pow":
+                self("exp", 64)
+                self("log", 64)
+                return _POW32
+            case "sin" | "cos":
+                return f"\n  return (float){name}((double)x);"
+        definition = PRIMITIVES[name].definition
+        assert definition is not None
+        trace = Body(bits, self)
+        result = definition(trace, Value(trace, "x"))
+        return "".join(f"\n  {line}" for line in [*trace.lines(result), f"return {result.name};"])
+
+    def _core(self, template: str, bits: int, polynomial: dict[int, tuple[float, ...]]) -> str:
+        trace = Trace(bits, self)
+        values: dict[str, Any] = {"zero": 0.0, "half": 0.5, "one": 1.0, **_CONSTANTS[bits]}
+        values = {k: trace.literal(v) if isinstance(v, float) else v for k, v in values.items()}
+        if template is _EXP:
+            r = Value(trace, "r")
+            p = (r + r * r * horner(polynomial[bits], r)) + 1.0
+        else:
+            p = horner(polynomial[bits], Value(trace, "z"))
+        lines = "\n".join(f"  {line}" for line in trace.lines(p))
+        rint = "rintf" if bits == 32 else "rint"
+        return template.format(t=trace.type, bits=bits, rint=rint, lines=lines, p=p.name, **values)

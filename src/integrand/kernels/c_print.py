@@ -1,0 +1,209 @@
+"""A scalar program as readable C: functions, the two scalar functions, the loops."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+import torch
+
+from integrand.derivation.program import Program, evaluate, operands
+from integrand.kernels.c_core import Functions
+from integrand.kernels.c_trace import Trace, Value
+
+# storage type: C type, and how it is loaded as and stored from float
+STORAGE = {
+    torch.float32: ("float", "{}", "{}"),
+    torch.float64: ("double", "{}", "{}"),
+    torch.bfloat16: ("uint16_t", "load_bf16({})", "store_bf16({})"),
+    torch.float16: ("uint16_t", "load_fp16({})", "store_fp16({})"),
+}
+KEYWORDS = frozenset(
+    "auto bool break case char const continue default do double else enum extern float for goto if "
+    "inline int long register restrict return short signed sizeof static struct switch typedef "
+    "union unsigned void volatile while".split()
+)
+INCLUDES = ("float", "math", "stdbool", "stdint", "stdlib", "string")
+
+
+def compute_bits(program: Program, dtype: torch.dtype) -> int:
+    """32 or 64: the precision in which values of a storage type are computed."""
+    return 64 if program.wide or dtype == torch.float64 else 32
+
+
+def source(
+    program: Program, dtype: torch.dtype, formula: str = "", per_channel: bool = False
+) -> str:
+    """The C translation unit of a program for one storage type.
+
+    It exports `forward` and `backward` (see `loops.h`), with `per_channel` those of `channels.h`.
+    `formula` is a line for the reader.
+    """
+    bits = compute_bits(program, dtype)
+    functions = Functions()
+    hoisted = _hoisted(program)
+    body = [
+        _uniform(program, hoisted, functions, per_channel),
+        _scalar(program, hoisted, bits, functions, ["f"]),
+        _scalar(program, hoisted, bits, functions, ["df", *_partials(program)]),
+    ]
+    return "\n\n".join(
+        [
+            _header(program, dtype, formula),
+            "\n".join(f"#include <{name}.h>" for name in INCLUDES),
+            _text("storage.h"),
+            _text("scale.h"),
+            _types(program, dtype, bits),
+            *functions.text.values(),
+            *body,
+            _text("channels.h" if per_channel else "loops.h"),
+        ]
+    )
+
+
+def _text(name: str) -> str:
+    return files("integrand.kernels").joinpath(name).read_text(encoding="utf-8").strip()
+
+
+def _partials(program: Program) -> list[str]:
+    return [f"d_{name}" for name in program.params]
+
+
+def _header(program: Program, dtype: torch.dtype, formula: str) -> str:
+    lines = textwrap.wrap(formula.replace("*/", "* /"), 92)
+    precision = "double" if compute_bits(program, dtype) == 64 else "float"
+    lines.append(f"stored as {str(dtype).removeprefix('torch.')}, computed in {precision};")
+    lines.append("written by integrand from the activation's scalar program")
+    return "/* " + "\n   ".join(lines) + " */"
+
+
+def _types(program: Program, dtype: torch.dtype, bits: int) -> str:
+    storage, load, store = STORAGE[dtype]
+    real = "float" if bits == 32 else "double"
+    half = dtype in (torch.bfloat16, torch.float16)
+    narrowed = "narrow(x)" if half and bits == 64 else "x"
+    count = len(program.params)
+    return "\n".join(
+        [
+            f"typedef {real} real;",
+            f"typedef {storage} storage;",
+            f"static inline real load(storage s) {{ return (real){load.format('s')}; }}",
+            f"static inline storage store(real x) {{ return (storage){store.format(narrowed)}; }}",
+            f"enum {{ PARAMS = {count}, TERMS = {max(1, count)} }};",
+        ]
+    )
+
+
+def _hoisted(program: Program) -> dict[int, str]:
+    """C names of the ops that do not depend on x and that an op which does, or an output, reads."""
+    uniform = {i for i in program.uniform() if program.ops[i][0] != "const"}
+    needed = program.needed(program.outputs)
+    read = {j for i in needed if i not in program.uniform() for j in operands(program.ops[i])}
+    read |= set(program.outputs.values())
+    names: dict[int, str] = {}
+    for i in sorted(uniform & read):
+        op = program.ops[i]
+        names[i] = f"u{i}"
+        if op[0] == "param":
+            plain = op[1].isascii() and op[1] not in KEYWORDS
+            names[i] = op[1] if plain else f"param{program.params.index(op[1])}"
+    return names
+
+
+def _by_channel(fields: list[str]) -> list[str]:
+    """The struct of 64 channels' values, and its access: contiguous loads for the inner loop."""
+    names = [field.rstrip(";").split()[1] for field in fields]
+    return [
+        "",
+        "enum { BLOCK = 64 };",
+        "typedef struct {",
+        *(f"  {field.rstrip(';')}[BLOCK];" for field in fields),
+        "} uniform_block;",
+        "",
+        "static inline uniform at(const uniform_block *b, int j) {",
+        f"  const uniform u = {{{', '.join(f'b->{name}[j]' for name in names)}}};",
+        "  return u;",
+        "}",
+        "",
+        "static inline void put(uniform_block *b, int j, uniform u) {",
+        *(f"  b->{name}[j] = u.{name};" for name in names),
+        "}",
+    ]
+
+
+def _uniform(
+    program: Program,
+    hoisted: dict[int, str],
+    functions: Functions,
+    per_channel: bool,
+) -> str:
+    """The struct of what does not depend on x, and the function that fills it."""
+    trace = Trace(64, functions)
+    given = {name: Value(trace, f"params[{k}]") for k, name in enumerate(program.params)}
+    only = replace(program, outputs={name: i for i, name in hoisted.items()})
+    values = evaluate(only, trace, None, given, only.outputs)
+    lines = trace.lines(*values)
+    booleans = [isinstance(v, Value) and v.kind == "bool" for v in values]
+    fields = [
+        f"{'bool' if boolean else 'real'} {name};"
+        for name, boolean in zip(only.outputs, booleans, strict=True)
+    ]
+    lines += [
+        f"u->{name} = ({'bool' if boolean else 'real'}){trace.text(value)};"
+        for name, value, boolean in zip(only.outputs, values, booleans, strict=True)
+    ]
+    fields = fields or ["char nothing;"]
+    lines = lines or ["(void)params, (void)u;"]
+    return "\n".join(
+        [
+            "/* what does not depend on x: computed once, in double */",
+            "typedef struct {",
+            *(f"  {field}" for field in fields),
+            "} uniform;",
+            "",
+            "static inline void prepare(const double *params, uniform *u) {",
+            *(f"  {line}" for line in lines),
+            "}",
+            *(_by_channel(fields) if per_channel else []),
+        ]
+    )
+
+
+def _scalar(
+    program: Program,
+    hoisted: dict[int, str],
+    bits: int,
+    functions: Functions,
+    outputs: list[str],
+) -> str:
+    trace = Trace(bits, functions)
+    ops = list(program.ops)
+    given: dict[str, Any] = {}
+    booleans = _booleans(program)
+    for i, name in hoisted.items():
+        ops[i] = ("param", f"u->{name}")
+        given[f"u->{name}"] = Value(trace, f"u->{name}", "bool" if i in booleans else "real")
+    main = replace(program, ops=tuple(ops))
+    values = evaluate(main, trace, Value(trace, "x"), given, outputs)
+    lines = trace.lines(*values)
+    if outputs == ["f"]:
+        head = f"static inline {trace.type} f({trace.type} x, const uniform *u) {{"
+        tail = [f"return {trace.text(values[0])};"]
+    else:
+        head = (
+            f"static inline {trace.type} backward_one(\n    {trace.type} x, {trace.type} dout, "
+            f"const uniform *u, {trace.type} *terms) {{"
+        )
+        tail = [
+            f"terms[{k}] = dout * {trace.text(value)};  /* d {name} */"
+            for k, (name, value) in enumerate(zip(program.params, values[1:], strict=True))
+        ]
+        tail = [*(tail or ["(void)terms;"]), f"return dout * {trace.text(values[0])};"]
+    unused = ["(void)u;"] if not hoisted else []
+    return "\n".join([head, *(f"  {line}" for line in [*unused, *lines, *tail]), "}"])
+
+
+def _booleans(program: Program) -> frozenset[int]:
+    return frozenset(i for i, op in enumerate(program.ops) if op[0] in ("lt", "le", "and"))
