@@ -255,7 +255,7 @@ def _scale(rest: Any) -> tuple[Any, Any] | None:
     for k, c in candidates:
         if all(
             not t.as_independent(X, as_Add=False)[1].free_symbols - {X}
-            for t in _terms(sp.expand_mul(_rescaled(rest, k, c)))
+            for t in _terms(_rescaled(rest, k, c))
         ):
             return k, c
     return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from integrand.derivation.primitives import PRIMITIVES
 from integrand.derivation.table import Table
-
 
 AND = "{} & {}"
 
@@ -84,6 +84,8 @@ class Trace:
         """The number with all the digits of the type."""
         if isinstance(number, bool):
             return str(int(number))
+        if not math.isfinite(number):
+            return "NAN" if math.isnan(number) else "INFINITY" if number > 0 else "-INFINITY"
         text = f"{number:.9g}" if self.bits == 32 else f"{number:.17g}"
         if not any(mark in text for mark in ".en"):
             text += ".0"
@@ -131,6 +133,12 @@ class Trace:
         text = self._text(operand)
         loose = parent.pattern in ("{} + {}", "{} - {}") and operand.kind == "real"
         return text if loose else f"({text})"
+
+    def isnan(self, x: Any) -> Value:
+        return self.emit("{} != {}", x, x, kind="bool")
+
+    def isinf(self, x: Any) -> Value:
+        return self.emit("{} == INFINITY", self.abs(x), kind="bool")
 
     def const(self, decimal: str) -> float:
         return float(decimal)

@@ -61,11 +61,9 @@ class _C(torch.autograd.Function):
                 ctx.program, x, dout, params, ctx.needs_input_grad[3:]
             )
         else:
-            dx, dparams = ctx.kernel.backward(x, dout, params)
-            dparams = [
-                d.to(p.dtype).reshape(p.shape) if need else None
-                for d, p, need in zip(dparams, params, ctx.needs_input_grad[3:], strict=True)
-            ]
+            need_params = any(ctx.needs_input_grad[3:])
+            dx, dparams = ctx.kernel.backward(x, dout, params, need_params)
+            dparams = dparams if need_params else [None] * len(params)
         return None, None, dx, *dparams
 
 
@@ -105,7 +103,7 @@ def _auto(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return _Reference.apply(program, x, *params)
     if x.device.type == "cpu":
-        if all(p.numel() == 1 for p in params) and _c_works(program, x.dtype):
+        if _c_works(program, x.dtype):
             return _run_c(program, x, params)
         return _Reference.apply(program, x, *params)
     if x.device.type in ("cuda", "xpu", "mps"):
