@@ -20,6 +20,7 @@ from integrand.certificate.parameters import ALLOWED, parameter_errors
 from integrand.certificate.points import adversarial, roots, stratified
 from integrand.certificate.regions import failures, regions
 from integrand.certificate.special import (
+    anchor,
     swallowed_nans,
     wrong_at_anchor,
     wrong_at_breakpoints,
@@ -86,20 +87,23 @@ def certify(
     x, breakpoints = _points(truth, fmt)
     y, dx = subject(x)
     wide = x.double().numpy()
-    both = {name: _compare(truth, fmt, name, wide, got) for name, got in (("f", y), ("df", dx))}
+    got = {"f": y, "df": dx}
+    both = {name: _compare(truth, fmt, name, wide, values) for name, values in got.items()}
     tell(f"{subject.label} {fmt.name}: single points and the declared text")
     single = [
-        *swallowed_nans(wide, {"f": y, "df": dx}),
-        *wrong_limits(truth, fmt, subject),
-        *wrong_at_anchor(truth, fmt, subject),
-        *wrong_at_breakpoints(truth, fmt, subject, breakpoints),
+        *swallowed_nans(wide, got),
+        *wrong_limits(truth, fmt, wide, got),
+        *wrong_at_anchor(truth, fmt, wide, y),
+        *wrong_at_breakpoints(truth, fmt, wide, dx, breakpoints),
     ]
     share = 1 if thorough else 5
     sample = _sample(fmt, both, breakpoints, SAMPLE // share)
     wrong, compared = disagreements(truth, sample, QUADRATURES // share)
     errors: dict[str, float] = {}
     if candidate is None and act.spec.params:
-        errors = parameter_errors(truth, fmt, subject)
+        # one more shape would cost one more compilation
+        draws = len(x) if compiled else 1 << 16
+        errors = parameter_errors(truth, fmt, subject, draws)
         wrong += partial_disagreements(truth) if thorough else []
     return _certificate(
         act,
@@ -135,14 +139,15 @@ def _points(truth: Truth, fmt: Format) -> tuple[torch.Tensor, list[float]]:
     breakpoints = truth.breakpoints()
     if fmt.half:
         return fmt.patterns(), breakpoints
-    special = list(breakpoints)
+    place = anchor(truth)
+    special = [*breakpoints, *(place[:1] if place else ())]
     for name in ("f", "df"):
         special += roots(lambda x, name=name: truth.fp64(x, [name])[name][0], fmt.largest)
     count = 20_000 if fmt.dtype == torch.float32 else 300
     if fmt.dtype == torch.float64 and len(special) > 40:
         special = special[:: len(special) // 40]
     points = np.union1d(stratified(fmt, count), adversarial(fmt, special))
-    points = np.concatenate([points, [-0.0, np.nan]])
+    points = np.concatenate([points, [-0.0, np.nan, np.inf, -np.inf]])
     return torch.from_numpy(points).to(fmt.dtype), breakpoints
 
 

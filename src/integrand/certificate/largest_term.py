@@ -49,6 +49,9 @@ def _step(
             return np.float64(params[name]), abs(np.float64(params[name]))
         case ("const", text):
             return np.float64(text), abs(np.float64(text))
+        case ("call", ("isnan" | "isinf") as test, i):
+            result = getattr(o, test)(v[i])
+            return result, np.zeros(np.shape(result))
         case ("call", name, i):
             result = call(o, name, v[i])
             return result, _through(lambda u: call(o, name, u), v[i], t[i], result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,12 @@ import torch
 from integrand.certificate.certificate import Failure
 from integrand.certificate.formats import Format
 from integrand.certificate.limits import limit
-from integrand.certificate.subject import Subject
 from integrand.certificate.truth import Truth
 
 Array = np.ndarray[Any, Any]
 
 
-def swallowed_nans(x: Array, outputs: dict[str, Array]) -> list[Failure]:
+def swallowed_nans(x: Array, outputs: Mapping[str, Array]) -> list[Failure]:
     """NaN in must give NaN out."""
     found = []
     for name, values in outputs.items():
@@ -28,17 +27,18 @@ def swallowed_nans(x: Array, outputs: dict[str, Array]) -> list[Failure]:
     return found
 
 
-def wrong_limits(truth: Truth, fmt: Format, subject: Subject) -> list[Failure]:
+def wrong_limits(
+    truth: Truth, fmt: Format, x: Array, outputs: Mapping[str, Array]
+) -> list[Failure]:
     """At an infinity: the limit to 1 ulp, or NaN where there is none."""
-    x = torch.tensor([-math.inf, math.inf], dtype=fmt.dtype)
-    y, dx = subject(x)
     found = []
-    for name, values in (("f", y), ("df", dx)):
-        for got, sign in zip(values.tolist(), (-1, 1), strict=True):
+    why = "at an infinity: the limit, or NaN where there is none"
+    for name, values in outputs.items():
+        for sign in (-1, 1):
             expected = _limit(truth, name, sign)
-            if expected is not None and not _fits(fmt, got, expected):
-                why = "at an infinity: the limit, or NaN where there is none"
-                found.append(Failure(name, sign * math.inf, got, expected, why))
+            for got in values[x == sign * math.inf].tolist():
+                if expected is not None and not _fits(fmt, got, expected):
+                    found.append(Failure(name, sign * math.inf, got, expected, why))
     return found
 
 
@@ -59,46 +59,52 @@ def _fits(fmt: Format, got: float, expected: float) -> bool:
     return abs(got - expected) <= float(fmt.spacing(np.array([expected]))[0])
 
 
-def wrong_at_anchor(truth: Truth, fmt: Format, subject: Subject) -> list[Failure]:
+def anchor(truth: Truth) -> tuple[float, float] | None:
+    """(point, value) that f takes exactly: the declared anchor, f(0) = 0 of a declared function."""
+    if truth.spec.kind == "gradient":
+        point, value = truth.spec.anchor
+        return None if isinstance(point, str) else (float(point), float(value))
+    return (0.0, 0.0) if truth.text(0.0) == 0 else None
+
+
+def wrong_at_anchor(truth: Truth, fmt: Format, x: Array, y: Array) -> list[Failure]:
     """f takes its anchor value exactly, where point and value are numbers of the format."""
-    point, value = truth.spec.anchor if truth.spec.kind == "gradient" else (0, None)
-    if value is None:
-        exact = truth.text(0.0)
-        value = float(exact) if exact == 0 else None
-    if value is None or isinstance(point, str):
+    place = anchor(truth)
+    if place is None or any(fmt.round(v) != v for v in place):
         return []
-    if fmt.round(point) != point or fmt.round(value) != value:
-        return []
-    y, _ = subject(torch.tensor([float(point)], dtype=fmt.dtype))
-    if float(y[0]) == float(value):
-        return []
+    point, value = place
     why = "f must take its anchor value exactly"
-    return [Failure("f", float(point), float(y[0]), float(value), why)]
+    return [Failure("f", point, got, value, why) for got in y[x == point].tolist() if got != value]
 
 
 def wrong_at_breakpoints(
-    truth: Truth, fmt: Format, subject: Subject, points: Iterable[float]
+    truth: Truth, fmt: Format, x: Array, dx: Array, breakpoints: Iterable[float]
 ) -> list[Failure]:
     """df at a breakpoint is the declared gradient there, correctly rounded where that gradient is
     a number of the type computed in; for a declared function it lies between the two slopes."""
-    wide = torch.float64 if fmt.dtype == torch.float64 else torch.float32
-    places = [float(p) for p in points if fmt.round(p) == p]
-    if not places:
-        return []
-    _, dx = subject(torch.tensor(places, dtype=fmt.dtype))
     found = []
-    for x, got in zip(places, dx.tolist(), strict=True):
-        if truth.spec.kind == "function":
-            low, high = sorted(float(s) for s in truth.slopes(x))
-            room = float(fmt.spacing(np.array([max(abs(low), abs(high))]))[0])
-            if not low - room <= got <= high + room:
-                why = "f' at a breakpoint must lie between the slopes beside it"
-                found.append(Failure("df", x, got, low, why))
-            continue
-        exact = truth.text(x)
-        expected = float(exact)
-        held = exact == expected and float(torch.tensor(expected, dtype=wide)) == expected
-        if held and fmt.round(expected) != got:
-            why = "f' at a breakpoint must equal the declared gradient"
-            found.append(Failure("df", x, got, expected, why))
+    for point in breakpoints:
+        for got in dx[x == point].tolist():
+            if truth.spec.kind == "function":
+                failure = _between_slopes(truth, fmt, point, got)
+            else:
+                failure = _declared(truth, fmt, point, got)
+            found += [failure] if failure else []
     return found
+
+
+def _between_slopes(truth: Truth, fmt: Format, x: float, got: float) -> Failure | None:
+    low, high = sorted(float(s) for s in truth.slopes(x))
+    room = float(fmt.spacing(np.array([max(abs(low), abs(high))]))[0])
+    if low - room <= got <= high + room:
+        return None
+    return Failure("df", x, got, low, "f' at a breakpoint must lie between the slopes beside it")
+
+
+def _declared(truth: Truth, fmt: Format, x: float, got: float) -> Failure | None:
+    exact = truth.text(x)
+    expected = float(exact)
+    wide = torch.tensor(expected, dtype=fmt.parameter_dtype)
+    if exact != expected or float(wide) != expected or fmt.round(expected) == got:
+        return None
+    return Failure("df", x, got, expected, "f' at a breakpoint must equal the declared gradient")

@@ -60,7 +60,8 @@ def subject_of(
     """The activation's own implementation, or the candidate, eager or under torch.compile."""
     where = torch.device(device)
     tensors = {
-        k: torch.tensor([v], dtype=fmt.parameter_dtype, device=where) for k, v in params.items()
+        k: torch.tensor([v], dtype=fmt.parameter_dtype, device=where, requires_grad=True)
+        for k, v in params.items()
     }
     if candidate is None:
         label, own = act.name, True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Truth:
     def __init__(self, spec: Spec, program: Program, params: Mapping[str, float]):
         import mpmath
 
-        self.spec, self.program = spec, program
+        self.spec, self.declared, self.program = spec, program, at_finite_x(program)
         self.partial_sentences: list[str] | None = None
         self._known: dict[tuple[str, float], Any] = {}
         self.values = dict(params)
@@ -128,11 +129,24 @@ class Truth:
             previous = result
 
 
+def at_finite_x(program: Program) -> Program:
+    """The program without its answers to x = nan and x = +-inf, which are judged on their own."""
+    ops = list(program.ops)
+    for i, op in enumerate(ops):
+        match op:
+            case ("select", c, _, other) if ops[c][0] == "call" and ops[c][1] in ("isnan", "isinf"):
+                if ops[ops[c][2]] == ("x",):
+                    # min(a, a) is a, exactly
+                    ops[i] = ("min", other, other)
+    return replace(program, ops=tuple(ops))
+
+
 _TRUTHS: OrderedDict[tuple[Any, ...], Truth] = OrderedDict()
 
 
 def truth_of(act: Any, values: Mapping[str, float]) -> Truth:
     """The `Truth` of an activation; the last few are kept with the values they have computed."""
+    # a kept truth holds its program, so that no other one can get its id
     key = (act.spec.sha256, id(act.program), *values.items())
     if key not in _TRUTHS:
         _TRUTHS[key] = Truth(act.spec, act.program, values)
@@ -159,6 +173,8 @@ def evaluate_real(program: Program, output: str, x: Any, params: Mapping[str, An
                 return params[name]
             case ("const", text):
                 return mp.mpf(text)
+            case ("call", ("isnan" | "isinf") as test, i):
+                return getattr(mp, test)(at(i))
             case ("call", name, i):
                 return PRIMITIVES[name].meaning(mp, at(i))
             case ("table", k, i):

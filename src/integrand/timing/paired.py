@@ -36,8 +36,7 @@ def paired(
     repeats = {name: _repeats(call, warmup, wait) for name, call in candidates.items()}
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for done in range(rounds):
-        order = list(candidates) if done % 2 == 0 else list(reversed(candidates))
-        for name in order:
+        for name in list(candidates)[:: 1 if done % 2 == 0 else -1]:
             seconds[name].append(_measure(candidates[name], repeats[name], wait))
         if progress:
             progress(done + 1, rounds)
