@@ -19,7 +19,8 @@ from integrand.errors import BackendError
 log = logging.getLogger("integrand")
 
 # never -ffast-math: linked into a shared object it makes the whole process flush denormals to zero
-BASE = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fPIC -shared".split()
+BASE = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+BASE += ["-fPIC", "-shared"]
 NATIVE = ["-march=native"]
 WIDE = ["-mprefer-vector-width=512"]
 OPENMP = ["-fopenmp"]

@@ -13,10 +13,11 @@ from integrand.kernels.c_trace import Body, Trace, Value
 # exp: x = n log 2 + r; the first part of log 2 is short, so that n times it is exact
 _EXP = """
   const {t} clamped = x > {high} ? {high} : (x < {low} ? {low} : x);
-  const {t} n = {rint}(clamped * {log2e});
+  const {t} n_shifted = clamped * {log2e} + {rounding};
+  const {t} n = n_shifted - {rounding};
   const {t} r = (clamped - n * {ln2_high}) - n * {ln2_low};
 {lines}
-  return scale{bits}({p}, n);"""
+  return scale{bits}({p}, n_shifted);"""
 
 # log: x = 2^k m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh(s) with s = (m - 1)/(m + 1)
 _LOG = """
@@ -39,6 +40,7 @@ _CONSTANTS: dict[int, dict[str, Any]] = {
         "high": 89.0,
         "low": -104.0,
         "log2e": 1.44269504088896341,
+        "rounding": 12582912.0 + 254.0,
         "ln2_high": 0.693145751953125,
         "ln2_low": 1.42860682030941723212e-6,
         "tiny": 2.0**-126,
@@ -54,6 +56,7 @@ _CONSTANTS: dict[int, dict[str, Any]] = {
         "high": 710.0,
         "low": -746.0,
         "log2e": 1.44269504088896341,
+        "rounding": 6755399441055744.0 + 2046.0,
         "ln2_high": 6.93147180369123816490e-01,
         "ln2_low": 1.90821492927058770002e-10,
         "tiny": 2.0**-1022,
@@ -131,5 +134,4 @@ class Functions:
         else:
             p = horner(polynomial[bits], Value(trace, "z"))
         lines = "\n".join(f"  {line}" for line in trace.lines(p))
-        rint = "rintf" if bits == 32 else "rint"
-        return template.format(t=trace.type, bits=bits, rint=rint, lines=lines, p=p.name, **values)
+        return template.format(t=trace.type, bits=bits, lines=lines, p=p.name, **values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import replace
 from importlib.resources import files
@@ -21,9 +22,12 @@ STORAGE = {
     torch.float16: ("uint16_t", "load_fp16({})", "store_fp16({})"),
 }
 KEYWORDS = frozenset(
-    "auto bool break case char const continue default do double else enum extern float for goto if "
-    "inline int long register restrict return short signed sizeof static struct switch typedef "
-    "union unsigned void volatile while".split()
+    re.findall(
+        "[a-z]+",
+        "auto bool break case char const continue default do double else enum extern float for "
+        "goto if inline int long register restrict return short signed sizeof static struct switch "
+        "typedef union unsigned void volatile while",
+    )
 )
 INCLUDES = ("float", "math", "stdbool", "stdint", "stdlib", "string")
 
@@ -53,6 +57,7 @@ def source(
         [
             _header(program, dtype, formula),
             "\n".join(f"#include <{name}.h>" for name in INCLUDES),
+            "#ifdef __linux__\n#include <sys/mman.h>\n#endif",
             _text("storage.h"),
             _text("scale.h"),
             _types(program, dtype, bits),

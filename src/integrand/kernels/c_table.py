@@ -44,7 +44,7 @@ def table_function(table: Table, bits: int, log: str) -> str:
         array("far", far),
         array("growth", [list(row) for row in table.growth]),
         f"  const {type_} a = x < 0 ? -x : x;",
-        f"  const int32_t side = x < 0 ? 0 : 1;",
+        "  const int32_t side = x < 0 ? 0 : 1;",
         f"  const bool small = a < {low}, large = a >= {high};",
         f"  const {type_} inside = a >= {low} ? (a < {high} ? a : {low}) : {low};",
         f"  const {unsigned} u = bits{bits}(inside);",
@@ -95,6 +95,6 @@ def _growth(table: Table, type_: str, bits: int, log: str) -> list[str]:
     if single:
         lines.append(
             "  g += growth[4 * side + 2] == 0 ? 0 : growth[4 * side + 2] * "
-            f"(slope == 0 && a > b ? a : l);"
+            "(slope == 0 && a > b ? a : l);"
         )
     return lines

@@ -44,6 +44,7 @@ int forward(
     int threads) {
   uniform_block *all = prepare_blocks(params, channels);
   if (!all) return 1;
+  large_pages(y, rows * channels * (int64_t)sizeof(storage));
 #pragma omp parallel for schedule(static) num_threads(threads) \
     if (rows * channels > SERIAL && threads > 1)
   for (int64_t r = 0; r < rows; r++) {
@@ -97,6 +98,7 @@ int backward(
     free(sums);
     return 1;
   }
+  large_pages(dx, rows * channels * (int64_t)sizeof(storage));
 #pragma omp parallel for schedule(static) num_threads(threads) \
     if (rows * channels > SERIAL && threads > 1)
   for (int64_t k = 0; k < chunks; k++) {

@@ -23,6 +23,7 @@ int forward(const storage *x, storage *y, int64_t n, const double *params, int t
   uniform u;
   prepare(params, &u);
   const int64_t chunks = (n + CHUNK - 1) / CHUNK;
+  large_pages(y, n * (int64_t)sizeof(storage));
 #pragma omp parallel for schedule(static) num_threads(threads) if (n > SERIAL && threads > 1)
   for (int64_t k = 0; k < chunks; k++) {
     const int64_t start = k * CHUNK, left = n - start;
@@ -65,7 +66,7 @@ static void gradient_span(
   }
 }
 
-/* at most 16 terms meet in one fp32 lane; lanes meet in double */
+/* at most 64 terms, in a tree of depth 18, meet in one fp32 sum; these meet in double */
 static void backward_span(
     const storage *x, const storage *dout, storage *dx, int64_t n, const uniform *u, double *sums) {
   for (int64_t start = 0; start < n; start += RUN) {
@@ -84,10 +85,13 @@ static void backward_span(
         for (int64_t j = 0; j < end - i; j++) lanes[p][j] += last[p][j];
     }
     for (int p = 0; p < PARAMS; p++) {
-      double part[8] = {0};
-      for (int j = 0; j < BLOCK; j += 8)
-        for (int m = 0; m < 8; m++) part[m] += (double)lanes[p][j + m];
-      for (int m = 0; m < 8; m++) sums[p] += part[m];
+      real folded[16];
+      for (int j = 0; j < 16; j++)
+        folded[j] = (lanes[p][j] + lanes[p][j + 16]) + (lanes[p][j + 32] + lanes[p][j + 48]);
+      double part[4] = {0};
+      for (int j = 0; j < 16; j += 4)
+        for (int m = 0; m < 4; m++) part[m] += (double)folded[j + m];
+      sums[p] += (part[0] + part[1]) + (part[2] + part[3]);
     }
   }
 }
@@ -103,6 +107,7 @@ int backward(
   double small[TERMS * 64];
   double *sums = chunks <= 64 ? small : malloc((size_t)chunks * TERMS * sizeof(double));
   if (!sums) return 1;
+  large_pages(dx, n * (int64_t)sizeof(storage));
 #pragma omp parallel for schedule(static) num_threads(threads) if (n > SERIAL && threads > 1)
   for (int64_t k = 0; k < chunks; k++) {
     const int64_t start = k * CHUNK, left = n - start;

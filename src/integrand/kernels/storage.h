@@ -1,3 +1,14 @@
+/* ask for large pages under a large fresh result: most of its cost is otherwise page faults */
+static inline void large_pages(void *start, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const uintptr_t page = 4096, low = ((uintptr_t)start + page - 1) & ~(page - 1);
+  const uintptr_t high = ((uintptr_t)start + (uintptr_t)bytes) & ~(page - 1);
+  if (bytes >= (int64_t)1 << 24) madvise((void *)low, high - low, MADV_HUGEPAGE);
+#else
+  (void)start, (void)bytes;
+#endif
+}
+
 /* bits of a number and back */
 static inline uint32_t bits32(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
 static inline float float32(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
