@@ -149,19 +149,24 @@ class Integrals:
 
         shown = _SHOWN.get(h)
         if shown is None and self.seconds > 0:
-            closed = _closed(h, value, sides, self.seconds)
-            if closed is not None and accurate(closed, sides):
+            shown = _closed(h, value, sides, self.seconds)
+            if shown is not None and accurate(shown, sides):
                 self._note("SymPy integral")
-                return closed.subs(X, u)
-            shown = closed
-        self._note("table")
+                return shown.subs(X, u)
         name = f"integral_{hashlib.sha256(sp.srepr(h).encode()).hexdigest()[:8]}"
         had = self.sides.get(name, (False, False))
         sides = (sides[0] or had[0], sides[1] or had[1])
         if sides != had:
-            self.tables[name] = tabulate(name, value, sides)
+            try:
+                self.tables[name] = tabulate(name, value, sides)
+            except DerivationError:
+                if shown is None:
+                    raise
+                self._note("SymPy integral (it cancels near its roots)")
+                return shown.subs(X, u)
             self.sides[name] = sides
             self.classes.setdefault(name, table_class(name, h, shown))
+        self._note("table")
         return self.classes[name](u)
 
 

@@ -17,6 +17,11 @@ class _Printer(StrPrinter):
             parts.append(f"{self._print(value)} if {self._print(condition)} else ")
         return f"({''.join(parts)})"
 
+    def _print_Rational(self, expr: Any) -> str:
+        if expr.q > 10**6:
+            return f"{float(expr):.17g}"
+        return super()._print_Rational(expr)
+
     def _print_Abs(self, expr: Any) -> str:
         return f"abs({self._print(expr.args[0])})"
 

@@ -1,0 +1,225 @@
+"""What a practitioner asks of an activation, computed at given parameter values.
+
+Numbers come from the fp64 scalar program on a grid over all scales, extremes refined by zooming;
+smoothness from one-sided derivatives of the declared text in multi-precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from mpmath import mp
+
+from integrand.derivation.exact import breakpoints, exact
+from integrand.derivation.numeric import NumpyOps
+from integrand.derivation.program import Program, evaluate
+from integrand.spec import Spec
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+_ORDERS = 5
+
+
+@dataclass(frozen=True)
+class Properties:
+    """Facts about f at one set of parameter values.
+
+    - `breakpoints`: per breakpoint, the k of the class C^k of f there (`checked` orders at most)
+    - `smoothness`: the smallest of them; None where f is smooth everywhere
+    - `gradient_range`: infimum and supremum of f'
+    - `monotone`: whether f' does not change sign; `lipschitz`: sup |f'|
+    - `limits`, `slope_limits`: f and f' at -inf and inf, nan where there is none
+    - `roots`: isolated zeros of f; `zero_on`: intervals on which f is 0
+    - `minima`: local minima (x, f(x))
+    - `mean`, `second_moment`, `gradient_second_moment`: E f(z), E f(z)^2, E f'(z)^2, z ~ N(0, 1)
+    """
+
+    values: dict[str, float]
+    breakpoints: dict[float, int]
+    smoothness: int | None
+    gradient_range: tuple[float, float]
+    monotone: bool
+    lipschitz: float
+    limits: tuple[float, float]
+    slope_limits: tuple[float, float]
+    roots: tuple[float, ...]
+    zero_on: tuple[tuple[float, float], ...]
+    minima: tuple[tuple[float, float], ...]
+    mean: float
+    second_moment: float
+    gradient_second_moment: float
+
+    @property
+    def gain(self) -> float:
+        """1/sqrt(E f^2): the weight gain that keeps the variance of N(0, 1) pre-activations."""
+        return 1 / math.sqrt(self.second_moment) if self.second_moment > 0 else math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {**asdict(self), "gain": self.gain}
+
+
+def properties(
+    spec: Spec, program: Program, values: Mapping[str, float] | None = None
+) -> Properties:
+    """The properties of a derived activation at its initial, or the given, parameter values."""
+    at = {**spec.values(), **(values or {})}
+
+    def function(name: str) -> Callable[[Any], Array]:
+        o = NumpyOps(64)
+        params = {k: o.array(v) for k, v in at.items()}
+
+        def run(x: Any) -> Array:
+            points = o.array(x)
+            with np.errstate(all="ignore"):
+                (y,) = evaluate(program, o, points, params, [name])
+            return np.broadcast_to(y, points.shape)
+
+        return run
+
+    f, df = function("f"), function("df")
+    with mp.workdps(60):
+        exact_values = {k: mp.mpf(repr(v)) for k, v in at.items()}
+        cuts = breakpoints(spec.node, exact_values, mp)
+        classes = {float(c): _smoothness(spec, c, exact_values) for c in cuts}
+    points = _grid(list(classes))
+    slopes = df(points)
+    slope_limits = tuple(float(v) for v in df(np.array([-np.inf, np.inf])))
+    known_limits = [v for v in slope_limits if not math.isnan(v)]
+    low = min([_extreme(df, points, slopes, -1), *known_limits])
+    high = max([_extreme(df, points, slopes, 1), *known_limits])
+    heights = f(points)
+    roots, zero_on = _zeros(f, points, heights, list(classes))
+    minima = [
+        x
+        for a, b, u, v in zip(points, points[1:], slopes, slopes[1:], strict=False)
+        if u < 0 < v
+        for x in [_bisect(df, a, b)]
+    ]
+    z, weight = _normal(list(classes))
+    kinds = list(classes.values())
+    return Properties(
+        values=at,
+        breakpoints=classes,
+        smoothness=min(kinds) if kinds else None,
+        gradient_range=(low, high),
+        monotone=bool(low >= 0 or high <= 0),
+        lipschitz=max(abs(low), abs(high)),
+        limits=tuple(float(v) for v in f(np.array([-np.inf, np.inf]))),  # type: ignore[arg-type]
+        slope_limits=slope_limits,  # type: ignore[arg-type]
+        roots=tuple(roots),
+        zero_on=tuple(zero_on),
+        minima=tuple((x, float(f(np.array([x]))[0])) for x in minima),
+        mean=float(weight @ f(z)),
+        second_moment=float(weight @ f(z) ** 2),
+        gradient_second_moment=float(weight @ df(z) ** 2),
+    )
+
+
+def _smoothness(spec: Spec, cut: Any, values: Mapping[str, Any]) -> int:
+    """The k of the class C^k of f at a breakpoint, from one-sided derivatives of the text."""
+    step = mp.mpf("1e-9")
+
+    def one_sided(sign: int) -> list[Any]:
+        # derivatives of the polynomial through points on one side; error of order `step`
+        n = _ORDERS + 4
+        xs = [cut + sign * step * (k + 1) for k in range(n)]
+        table = [exact(spec.node, x, values, mp) for x in xs]
+        newton = []
+        for order in range(n):
+            newton.append(table[0])
+            table = [
+                (b - a) / (xs[i + order + 1] - xs[i])
+                for i, (a, b) in enumerate(zip(table, table[1:], strict=False))
+            ]
+        derivatives = []
+        for order in range(_ORDERS):
+            # derivative of the Newton form at `cut`, by differencing its values in high precision
+            derivatives.append(mp.factorial(order) * _taylor(newton, xs, cut, order))
+        return derivatives
+
+    left, right = one_sided(-1), one_sided(1)
+    for order in range(_ORDERS):
+        if abs(left[order] - right[order]) > mp.mpf("1e-6") * (1 + abs(left[order])):
+            return order - 1 + (spec.kind == "gradient")
+    return _ORDERS - 1 + (spec.kind == "gradient")
+
+
+def _taylor(newton: list[Any], xs: list[Any], at: Any, order: int) -> Any:
+    """Taylor coefficient at a point of the polynomial in Newton form."""
+    coefficients = [mp.mpf(0)] * (order + 1)
+    for c, x in zip(reversed(newton), reversed(xs), strict=True):
+        shifted = [
+            (coefficients[k - 1] if k else 0) + (at - x) * coefficients[k]
+            for k in range(order + 1)
+        ]
+        shifted[0] += c
+        coefficients = shifted
+    return coefficients[order]
+
+
+def _grid(cuts: list[float]) -> Array:
+    scales = np.concatenate([np.logspace(-6, 4, 1500), np.linspace(0, 12, 4000)[1:]])
+    near = [c + s * d for c in cuts for s in (-1, 1) for d in (0.0, 1e-9 * (1 + abs(c)))]
+    return np.unique(np.concatenate([-scales, [0.0], scales, near]))
+
+
+def _extreme(df: Callable[[Any], Array], points: Array, values: Array, sign: int) -> float:
+    i = int(np.nanargmax(sign * values))
+    low, high = points[max(i - 1, 0)], points[min(i + 1, len(points) - 1)]
+    best = float(values[i])
+    for _ in range(8):
+        fine = np.linspace(low, high, 41)
+        heights = df(fine)
+        j = int(np.nanargmax(sign * heights))
+        best = sign * max(sign * best, sign * float(heights[j]))
+        low, high = fine[max(j - 1, 0)], fine[min(j + 1, 40)]
+    return best
+
+
+def _bisect(function: Callable[[Any], Array], a: float, b: float) -> float:
+    rising = function(np.array([b]))[0] > 0
+    for _ in range(80):
+        middle = (a + b) / 2
+        value = function(np.array([middle]))[0]
+        if value == 0:
+            return float(middle)
+        a, b = (a, middle) if (value > 0) == rising else (middle, b)
+    return float((a + b) / 2)
+
+
+def _zeros(
+    f: Callable[[Any], Array], points: Array, values: Array, cuts: list[float]
+) -> tuple[list[float], list[tuple[float, float]]]:
+    """Isolated roots, and intervals of zeros: those end at a breakpoint, all else is underflow."""
+    roots: list[float] = []
+    flat: list[tuple[float, float]] = []
+    i = 0
+    while i < len(points):
+        if values[i] == 0:
+            j = i
+            while j + 1 < len(points) and values[j + 1] == 0:
+                j += 1
+            if j == i:
+                roots.append(float(points[i]))
+            elif {*points[i : j + 1]} & {*cuts}:
+                low = -math.inf if i == 0 else float(points[i])
+                high = math.inf if j == len(points) - 1 else float(points[j])
+                flat.append((low, high))
+            i = j
+        elif i + 1 < len(points) and values[i] * values[i + 1] < 0:
+            roots.append(_bisect(f, points[i], points[i + 1]))
+        i += 1
+    return roots, flat
+
+
+def _normal(cuts: list[float]) -> tuple[Array, Array]:
+    """Gauss-Legendre nodes between breakpoints and half-integers, weighted by the normal density."""
+    edges = np.unique(np.concatenate([np.arange(-26, 27) / 2.0, [c for c in cuts if abs(c) < 13]]))
+    t, w = np.polynomial.legendre.leggauss(24)
+    half = np.diff(edges)[:, None] / 2
+    z = ((edges[:-1] + edges[1:])[:, None] / 2 + half * t).ravel()
+    return z, (half * w).ravel() * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
