@@ -60,7 +60,13 @@ class Exact:
 
 def exact(node: Node, x: Any, params: Mapping[str, Any], mp: Any) -> Any:
     """The exact value of a node at an mpf x, for mpf parameter values."""
-    return evaluate(node, Exact(mp), x, params)
+    return evaluate(node, _namespace(mp, mp.prec), x, params)
+
+
+@lru_cache(16)
+def _namespace(mp: Any, precision: int) -> Exact:
+    # decimal numbers round to the precision in force, so each precision keeps its own
+    return Exact(mp)
 
 
 def breakpoints(node: Node, params: Mapping[str, Any], mp: Any) -> list[Any]:
