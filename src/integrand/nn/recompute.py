@@ -23,8 +23,9 @@ class Recomputed:
         )
 
     def value(self) -> torch.Tensor:
-        with torch.no_grad():
-            return self._recipe()
+        # as the forward ran: a module may answer from a cache where autograd is off
+        with torch.enable_grad():
+            return self._recipe().detach()
 
 
 def worthwhile(tensor: torch.Tensor) -> bool:

@@ -74,7 +74,8 @@ class TrainConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """As JSON gives it back: tuples are lists."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()

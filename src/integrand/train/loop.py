@@ -56,7 +56,7 @@ def train(
     out_dir = Path(out_dir)
     activation = activation or from_catalogue(config.activation)
     tokens = tokens or prepare(config.data, cache_dir)
-    finished = open_run(config, identity(activation), tokens, out_dir, resume)
+    finished = open_run(config, activation, tokens, out_dir, resume)
     if finished is not None:
         return finished
     device = _device(config.device)
@@ -135,12 +135,6 @@ def from_catalogue(name: str) -> MakesModule:
     return activation(name)
 
 
-def identity(activation: MakesModule) -> str:
-    """What makes an activation the same in a later process: the text it was derived from."""
-    spec = getattr(activation, "spec", None)
-    return spec.to_toml() if spec is not None else activation.name
-
-
 def build(config: TrainConfig, activation: MakesModule) -> Decoder:
     """The decoder of a config with its initial weights."""
     return Decoder(config.model, activation, config.impl).initialise(config.seed)
@@ -178,12 +172,12 @@ def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -
 
 
 def activation_values(model: nn.Module) -> dict[str, list[Any]]:
-    """Constrained activation parameters by name, one entry per layer in order of depth."""
+    """Constrained trainable parameters by name, one entry per layer in order of depth."""
     values: dict[str, list[Any]] = {}
     for module in activation_modules(model).values():
         constrained = cast("Callable[[], dict[str, Tensor]]", module.values)()
-        for name, value in constrained.items():
-            listed = value.detach().float().flatten().tolist()
+        for name, _ in module.named_parameters():
+            listed = constrained[name].detach().float().flatten().tolist()
             values.setdefault(name, []).append(listed[0] if len(listed) == 1 else listed)
     return values
 
@@ -196,6 +190,11 @@ def _optimizer(config: TrainConfig, model: nn.Module, device: torch.device) -> t
         activation_lr_scale=config.activation_lr_scale,
         activation_weight_decay=config.activation_weight_decay,
     )
+    for group in groups:
+        # a fused step leaves a tensor's version counter alone, and activation modules keep their
+        # constrained values for inference until that counter moves
+        if group["name"] == "activations":
+            group["fused"] = False
     fused = device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, betas=config.betas, eps=config.adam_eps, fused=fused)
 

@@ -1,6 +1,5 @@
 """The folder of a run: what it holds, whose it is, and what else its losses depend on."""
 
-import json
 import platform
 import shlex
 import shutil
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 
 from integrand.errors import DataError
+from integrand.nn.gated import MakesModule
+from integrand.spec import Spec, to_toml
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_json, write_json
 from integrand.train.tokens import TokenData
@@ -20,10 +21,15 @@ METRICS = "metrics.jsonl"
 WEIGHTS = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 IDENTITY = "run.json"
+OTHER = {
+    "config": "with another config",
+    "data_sha256": "on other data",
+    "activation_sha256": "of another activation",
+}
 
 
 def open_run(
-    config: TrainConfig, activation: str, tokens: TokenData, out_dir: Path, resume: bool
+    config: TrainConfig, activation: MakesModule, tokens: TokenData, out_dir: Path, resume: bool
 ) -> dict[str, Any] | None:
     """Make out_dir ready for this run; the record if it holds the finished one already."""
     if tokens.vocab_size > config.model.vocab_size:
@@ -31,12 +37,12 @@ def open_run(
             f"the model embeds {config.model.vocab_size} tokens, the data has {tokens.vocab_size}; "
             "make vocab_size of the model at least that"
         )
-    # through JSON, where a tuple is a list
-    identity = json.loads(
-        json.dumps(
-            {"config": config.to_dict(), "activation": activation, "data_sha256": tokens.sha256}
-        )
-    )
+    spec = getattr(activation, "spec", None)
+    identity = {
+        "config": config.to_dict(),
+        "data_sha256": tokens.sha256,
+        "activation_sha256": spec.sha256 if isinstance(spec, Spec) else None,
+    }
     path = out_dir / IDENTITY
     if path.exists() and not resume:
         for name in (IDENTITY, RECORD, METRICS, WEIGHTS):
@@ -46,14 +52,14 @@ def open_run(
         known = read_json(path)
         for key, value in identity.items():
             if known.get(key) != value:
-                what = {"data_sha256": "on other data", "activation": "of another activation"}
                 raise DataError(
-                    f"{out_dir} holds a run {what.get(key, 'with another config')}; choose another "
-                    "folder, or start it anew with resume=False"
+                    f"{out_dir} holds a run {OTHER[key]}; choose another folder, or start it anew "
+                    "with resume=False"
                 )
         return read_json(out_dir / RECORD) if (out_dir / RECORD).exists() else None
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_json(path, identity)
+    text = to_toml(spec) if isinstance(spec, Spec) else None
+    write_json(path, {**identity, "activation": text})
     return None
 
 

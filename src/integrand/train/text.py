@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,10 @@ def documents(source: str, max_characters: int) -> list[str]:
 
 def _standard_library() -> list[Path]:
     root = Path(sysconfig.get_path("stdlib"))
-    files = [p for p in root.rglob("*.py") if not SKIPPED & set(p.relative_to(root).parts)]
+    files: list[Path] = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in SKIPPED]
+        files += [Path(folder) / name for name in names if name.endswith(".py")]
     if not files:
         raise DataError(
             f"this Python has no library sources under {root}; pass --data with a file of your own"

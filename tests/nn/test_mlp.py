@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from integrand.activation import activation
+from integrand.nn.mlp import MLP, GatedMLP
+
+NAMES = ["xielu", "relu2", "silu"]
+BLOCKS = [MLP, GatedMLP]
+
+
+def test_plain_block_has_the_tensor_names_of_apertus() -> None:
+    block = MLP(activation("xielu"), 8, 12)
+    assert {"up_proj.weight", "down_proj.weight", "act_fn.alpha_p", "act_fn.alpha_n"} <= set(
+        block.state_dict()
+    )
+    assert block.up_proj.weight.shape == (12, 8)
+    assert not any(name.endswith("bias") for name in block.state_dict())
+
+
+def test_gated_block_has_the_tensor_names_of_llama() -> None:
+    block = GatedMLP(activation("silu"), 8, 12)
+    assert set(block.state_dict()) == {"gate_proj.weight", "up_proj.weight", "down_proj.weight"}
+
+
+def test_swiglu_block_is_its_formula() -> None:
+    block = GatedMLP(activation("silu"), 8, 12, bias=True).double()
+    x = torch.randn(3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gate = block.gate_proj(x)
+    expected = block.down_proj(gate * torch.sigmoid(gate) * block.up_proj(x))
+    # two roundings per factor, then a sum of 12 terms of size below one
+    assert (block(x) - expected).abs().max() <= 32 * torch.finfo(torch.float64).eps
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("block_type", BLOCKS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_recomputing_changes_no_bit_of_any_gradient(
+    name: str, block_type: type[nn.Module], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    block = block_type(activation(name), 16, 24, True, dtype=dtype)
+    start = torch.randn(4, 7, 16, dtype=dtype)
+    results = []
+    for recompute in (True, False):
+        block.recompute = recompute
+        x = start.clone().requires_grad_()
+        y = block(x)
+        inputs = [x, *block.parameters()]
+        results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    for ours, plain in zip(*results, strict=True):
+        assert torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize("block_type", BLOCKS)
+def test_hidden_values_are_not_kept_for_backward(block_type: type[nn.Module]) -> None:
+    block = block_type(activation("xielu"), 16, 24)
+    x = torch.randn(4, 16)
+    for recompute in (True, False):
+        block.recompute = recompute
+        kept = []
+        handles = [
+            module.register_forward_hook(
+                lambda _, args, out, kept=kept: kept.append(StorageWeakRef(out.untyped_storage()))
+            )
+            for module in (block.act_fn,)
+        ]
+        handles.append(
+            block.down_proj.register_forward_pre_hook(
+                lambda _, args, kept=kept: kept.append(StorageWeakRef(args[0].untyped_storage()))
+            )
+        )
+        y = block(x)
+        for handle in handles:
+            handle.remove()
+        assert [ref.expired() for ref in kept] == [recompute] * 2
+        y.sum().backward()
+
+
+def test_hooks_on_the_activation_see_each_token_once() -> None:
+    block = GatedMLP(activation("silu"), 16, 24)
+    calls = []
+    block.act_fn.register_forward_hook(lambda *_: calls.append(1))
+    block(torch.randn(4, 16)).sum().backward()
+    assert len(calls) == 1
+
+
+def test_activation_parameters_stay_fp32_beside_half_precision_matrices() -> None:
+    block = MLP(activation("xielu"), 8, 12, dtype=torch.bfloat16)
+    assert block.up_proj.weight.dtype == torch.bfloat16
+    assert {p.dtype for p in block.act_fn.parameters()} == {torch.float32}
+    assert block(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -1,0 +1,47 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from integrand.errors import Error
+from integrand.train.config import TrainConfig, Variant
+from integrand.train.matched import variant_config
+from integrand.train.recipes import demo
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"warmup_steps": 15, "decay_steps": 10}, "must fit into steps"),
+        ({"decay_steps": -1}, "must not be negative"),
+    ],
+)
+def test_impossible_runs_are_refused(
+    config: TrainConfig, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Error, match=words):
+        dataclasses.replace(config, **change)
+
+
+def test_every_token_needs_an_embedding(config: TrainConfig) -> None:
+    with pytest.raises(Error, match="embedding for every token"):
+        dataclasses.replace(config, data=dataclasses.replace(config.data, vocab_size=321))
+
+
+def test_the_hash_changes_with_any_field(config: TrainConfig) -> None:
+    assert dataclasses.replace(config).sha256() == config.sha256()
+    assert dataclasses.replace(config, lr=config.lr * 2).sha256() != config.sha256()
+    model = dataclasses.replace(config.model, norm_eps=1e-6)
+    assert dataclasses.replace(config, model=model).sha256() != config.sha256()
+
+
+def test_a_plain_variant_is_half_as_wide_again() -> None:
+    recipe = demo()
+    widths = [variant_config(recipe.config, v).model.d_hidden for v in recipe.variants]
+    gated = recipe.config.model.d_hidden
+    assert widths == [gated, gated * 3 // 2, gated * 3 // 2]
+
+
+def test_folders_hold_no_separators() -> None:
+    assert Variant(name="../a/ReLU² b", activation="relu2").folder == "---a-relu²-b"

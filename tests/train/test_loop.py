@@ -1,0 +1,207 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from integrand.errors import DataError
+from integrand.models.decoder import Decoder
+from integrand.train.checkpoint import load_model
+from integrand.train.config import TrainConfig
+from integrand.train.files import read_metrics
+from integrand.train.loop import from_catalogue, set_rate, train
+from integrand.train.schedule import wsd
+from integrand.train.tokens import TokenData
+
+
+class Stop(Exception):
+    pass
+
+
+def rows(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Rows of one kind, less the wall-clock times."""
+    found = [row for row in read_metrics(folder / "metrics.jsonl") if row["kind"] == kind]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    config: TrainConfig, tokens: TokenData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(config, folder, tokens=tokens, quiet=True)
+
+
+def test_the_loss_goes_down(whole: tuple[Path, dict[str, Any]]) -> None:
+    losses = [row["loss"] for row in rows(whole[0], "held_out")]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0] - 1.0
+    assert losses[-1] == whole[1]["loss"]
+
+
+def test_metrics_hold_every_step_with_its_rate(
+    whole: tuple[Path, dict[str, Any]], config: TrainConfig
+) -> None:
+    found = rows(whole[0], "train")
+    assert [row["step"] for row in found] == list(range(1, 21))
+    assert [row["lr"] for row in found] == [
+        config.lr * wsd(step, steps=20, warmup_steps=4, decay_steps=8) for step in range(20)
+    ]
+    assert found[-1]["tokens"] == whole[1]["tokens"] == 20 * 4 * 16
+
+
+def test_activation_parameters_are_logged_by_layer_and_move(
+    whole: tuple[Path, dict[str, Any]],
+) -> None:
+    found = rows(whole[0], "activation")
+    assert [row["step"] for row in found] == [0, 5, 10, 15, 20]
+    assert set(found[0]["values"]) == {"alpha_p", "alpha_n"}
+    assert all(len(layers) == 2 for layers in found[0]["values"].values())
+    assert abs(found[0]["values"]["alpha_p"][0] - 0.8) <= 0.8e-6
+    moved = [abs(a - 0.8) for values in found[-1]["values"].values() for a in values]
+    assert min(moved) > 1e-3
+    assert found[-1]["values"] == whole[1]["activation_values"]
+
+
+def test_the_saved_weights_are_those_of_the_last_step(
+    whole: tuple[Path, dict[str, Any]], config: TrainConfig
+) -> None:
+    model = Decoder(config.model, from_catalogue("xielu"))
+    load_model(whole[0] / "model.safetensors", model)
+    assert sum(p.numel() for p in model.parameters()) == whole[1]["parameters"]
+    alpha = float(model.model.layers[1].mlp.act_fn.values()["alpha_p"].detach())
+    assert alpha == whole[1]["activation_values"]["alpha_p"][1]
+    assert not (whole[0] / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 13, 20])
+def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(
+    whole: tuple[Path, dict[str, Any]],
+    config: TrainConfig,
+    tokens: TokenData,
+    tmp_path: Path,
+    stop: int,
+) -> None:
+    def interrupt(step: int, loss: float) -> None:
+        if step == stop:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config, tmp_path, tokens=tokens, quiet=True, on_step=interrupt)
+    steps: list[int] = []
+    record = train(
+        config, tmp_path, tokens=tokens, quiet=True, on_step=lambda step, _: steps.append(step)
+    )
+    # the last checkpoint written before the stop, none at the stop itself
+    assert steps[0] == (stop - 1) // 5 * 5 + 1
+    for kind in ("train", "held_out", "activation"):
+        assert rows(tmp_path, kind) == rows(whole[0], kind)
+    assert record["batches_sha256"] == whole[1]["batches_sha256"]
+    ours, theirs = (path / "model.safetensors" for path in (tmp_path, whole[0]))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+KILLED = """
+import json, os, signal, sys
+import torch
+from integrand.models.decoder import DecoderConfig
+from integrand.train.config import DataConfig, TrainConfig
+from integrand.train.loop import train
+
+torch.set_num_threads(int(sys.argv[4]))
+given = json.loads(sys.argv[1])
+given["model"] = DecoderConfig(**given["model"])
+given["data"] = DataConfig(**given["data"])
+given["betas"] = tuple(given["betas"])
+
+def on_step(step, loss):
+    if step == 12:
+        os.kill(os.getpid(), int(sys.argv[5]))
+
+train(TrainConfig(**given), sys.argv[2], cache_dir=sys.argv[3], quiet=True, on_step=on_step)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_a_killed_process_leaves_a_run_that_goes_on_with_the_same_bits(
+    whole: tuple[Path, dict[str, Any]],
+    config: TrainConfig,
+    tokens: TokenData,
+    cache: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    arguments = [json.dumps(config.to_dict()), str(tmp_path), str(cache)]
+    arguments += [str(torch.get_num_threads()), str(int(number))]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments],
+        capture_output=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        timeout=120,
+    )
+    assert done.returncode == -number, done.stderr.decode()
+    steps: list[int] = []
+    train(config, tmp_path, tokens=tokens, quiet=True, on_step=lambda step, _: steps.append(step))
+    # ctrl-c ends the step in hand and saves it; a kill falls back to the last checkpoint
+    assert steps[0] == (13 if number == signal.SIGINT else 11)
+    for kind in ("train", "held_out", "activation"):
+        assert rows(tmp_path, kind) == rows(whole[0], kind)
+
+
+def test_a_finished_run_returns_its_record_untouched(
+    whole: tuple[Path, dict[str, Any]], config: TrainConfig, tokens: TokenData
+) -> None:
+    before = (whole[0] / "metrics.jsonl").read_bytes()
+    assert train(config, whole[0], tokens=tokens, quiet=True) == whole[1]
+    assert (whole[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_does_not_mix_with_a_run(
+    whole: tuple[Path, dict[str, Any]], config: TrainConfig, tokens: TokenData
+) -> None:
+    other = dataclasses.replace(config, lr=1e-3)
+    with pytest.raises(DataError, match="another config; choose another folder"):
+        train(other, whole[0], tokens=tokens, quiet=True)
+    with pytest.raises(DataError, match="another activation"):
+        train(config, whole[0], tokens=tokens, quiet=True, activation=from_catalogue("relu2"))
+
+
+def test_starting_anew_forgets_the_old_run(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path
+) -> None:
+    short = dataclasses.replace(config, steps=3, warmup_steps=0, decay_steps=0)
+    train(short, tmp_path, tokens=tokens, quiet=True)
+    other = dataclasses.replace(short, seed=1)
+    train(other, tmp_path, tokens=tokens, quiet=True, resume=False)
+    assert [row["step"] for row in rows(tmp_path, "train")] == [1, 2, 3]
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "train", "step": 1}\n{"kind": "tra')
+    assert list(read_metrics(path)) == [{"kind": "train", "step": 1}]
+
+
+def test_activation_rates_follow_the_schedule_at_their_own_scale(config: TrainConfig) -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.AdamW([{"params": [parameter], "lr_scale": 0.5}])
+    assert set_rate(optimizer, config, 1) == config.lr / 2
+    assert optimizer.param_groups[0]["lr"] == config.lr / 4
+
+
+def test_progress_goes_to_stderr(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = dataclasses.replace(config, steps=2, warmup_steps=0, decay_steps=0)
+    train(short, tmp_path, tokens=tokens, label="here")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("here: step 2/2, loss ")
+    assert err.endswith(" 0:00 left\n")
