@@ -87,6 +87,20 @@ def test_logits_equal_those_of_transformers_with_the_same_weights(
         assert (ours - expected).abs().max() <= band(model)
 
 
+def test_in_bf16_no_further_from_the_truth_than_transformers() -> None:
+    theirs = peer(CONFIG).eval()
+    model = Decoder(CONFIG, activation("silu")).initialise(0).eval()
+    with torch.no_grad():
+        # values that both types hold, so that rounding in the layers is all that differs
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16())
+        theirs.load_state_dict(model.state_dict())
+        truth = model(tokens())
+        ours, expected = model.bfloat16()(tokens()), theirs.bfloat16()(tokens()).logits
+    assert ours.dtype == torch.bfloat16
+    assert (ours - truth).abs().max() <= 2 * (expected - truth).abs().max()
+
+
 def test_weights_of_transformers_load_by_name() -> None:
     theirs = peer(APERTUS)
     model = Decoder(APERTUS, activation("xielu"))

@@ -1,9 +1,11 @@
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
 from integrand.errors import Error
+from integrand.models.decoder import Llama3Rope
 from integrand.train.config import TrainConfig, Variant
 from integrand.train.matched import variant_config
 from integrand.train.recipes import demo
@@ -34,6 +36,13 @@ def test_the_hash_changes_with_any_field(config: TrainConfig) -> None:
     assert dataclasses.replace(config, lr=config.lr * 2).sha256() != config.sha256()
     model = dataclasses.replace(config.model, norm_eps=1e-6)
     assert dataclasses.replace(config, model=model).sha256() != config.sha256()
+
+
+def test_a_config_survives_json(config: TrainConfig) -> None:
+    model = dataclasses.replace(config.model, rope_scaling=Llama3Rope(factor=4.0))
+    scaled = dataclasses.replace(config, model=model)
+    for each in (config, scaled):
+        assert TrainConfig.from_dict(json.loads(json.dumps(each.to_dict()))) == each
 
 
 def test_a_plain_variant_is_half_as_wide_again() -> None:

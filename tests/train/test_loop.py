@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from integrand.errors import DataError
-from integrand.models.decoder import Decoder
-from integrand.train.checkpoint import load_model
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_metrics
 from integrand.train.loop import from_catalogue, set_rate, train
+from integrand.train.runs import load_run
 from integrand.train.schedule import wsd
 from integrand.train.tokens import TokenData
 
@@ -73,8 +72,8 @@ def test_activation_parameters_are_logged_by_layer_and_move(
 def test_the_saved_weights_are_those_of_the_last_step(
     whole: tuple[Path, dict[str, Any]], config: TrainConfig
 ) -> None:
-    model = Decoder(config.model, from_catalogue("xielu"))
-    load_model(whole[0] / "model.safetensors", model)
+    model = load_run(whole[0])
+    assert model.config == config.model
     assert sum(p.numel() for p in model.parameters()) == whole[1]["parameters"]
     alpha = float(model.model.layers[1].mlp.act_fn.values()["alpha_p"].detach())
     assert alpha == whole[1]["activation_values"]["alpha_p"][1]
@@ -111,21 +110,17 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(
 KILLED = """
 import json, os, signal, sys
 import torch
-from integrand.models.decoder import DecoderConfig
-from integrand.train.config import DataConfig, TrainConfig
+from integrand.train.config import TrainConfig
 from integrand.train.loop import train
 
 torch.set_num_threads(int(sys.argv[4]))
-given = json.loads(sys.argv[1])
-given["model"] = DecoderConfig(**given["model"])
-given["data"] = DataConfig(**given["data"])
-given["betas"] = tuple(given["betas"])
+config = TrainConfig.from_dict(json.loads(sys.argv[1]))
 
 def on_step(step, loss):
     if step == 12:
         os.kill(os.getpid(), int(sys.argv[5]))
 
-train(TrainConfig(**given), sys.argv[2], cache_dir=sys.argv[3], quiet=True, on_step=on_step)
+train(config, sys.argv[2], cache_dir=sys.argv[3], quiet=True, on_step=on_step)
 """
 
 
@@ -153,6 +148,29 @@ def test_a_killed_process_leaves_a_run_that_goes_on_with_the_same_bits(
     assert steps[0] == (13 if number == signal.SIGINT else 11)
     for kind in ("train", "held_out", "activation"):
         assert rows(tmp_path, kind) == rows(whole[0], kind)
+
+
+def test_a_damaged_checkpoint_is_one_clear_sentence(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path
+) -> None:
+    def interrupt(step: int, loss: float) -> None:
+        if step == 6:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config, tmp_path, tokens=tokens, quiet=True, on_step=interrupt)
+    weights = tmp_path / "checkpoints/step-00000005/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"must be a safetensors file.*delete its folder"):
+        train(config, tmp_path, tokens=tokens, quiet=True)
+
+
+def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"run\.json"):
+        load_run(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(DataError, match="must describe a run"):
+        load_run(tmp_path)
 
 
 def test_a_finished_run_returns_its_record_untouched(

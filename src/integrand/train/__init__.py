@@ -4,6 +4,7 @@ from integrand.train.config import DataConfig, TrainConfig, Variant
 from integrand.train.loop import train
 from integrand.train.matched import matched
 from integrand.train.recipes import Recipe, demo
+from integrand.train.runs import load_run
 from integrand.train.schedule import wsd
 from integrand.train.tokens import TokenData, prepare
 
@@ -14,6 +15,7 @@ __all__ = [
     "TrainConfig",
     "Variant",
     "demo",
+    "load_run",
     "matched",
     "prepare",
     "train",

@@ -49,14 +49,12 @@ def save(
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Load the newest checkpoint into model and optimiser; a fresh Progress where there is none."""
-    from safetensors.torch import load_file
-
     steps = sorted(folder.glob("step-*")) if folder.is_dir() else []
     if not steps:
         return Progress()
     newest = steps[-1]
     load_model(newest / "model.safetensors", model)
-    tensors = load_file(newest / "optimizer.safetensors")
+    tensors = _read(newest / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
         moments = {
             key.removeprefix(f"{name}:"): value
@@ -79,24 +77,33 @@ def save_model(path: Path, model: nn.Module) -> None:
 
 def load_model(path: Path, model: nn.Module) -> None:
     """Copy the weights of a safetensors file into `model`; names and shapes must agree."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} must be a safetensors file: {error}; delete its folder") from None
+    found = _read(path)
     wanted = _weights(model)
     if wrong := sorted(wanted.keys() ^ found.keys()):
-        raise DataError(f"{path} does not fit the model: {wrong[0]} is only on one side")
+        raise DataError(
+            f"{path} must hold the tensors of this model, got {wrong[0]} on one side only; "
+            "build the model from the same config"
+        )
     with torch.no_grad():
         for name, tensor in wanted.items():
             if tensor.shape != found[name].shape:
                 raise DataError(
                     f"{name} in {path} must have shape {tuple(tensor.shape)}, "
-                    f"got {tuple(found[name].shape)}"
+                    f"got {tuple(found[name].shape)}; build the model from the same config"
                 )
             tensor.copy_(found[name])
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} must be a safetensors file, got: {error}; delete its folder and run again"
+        ) from None
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

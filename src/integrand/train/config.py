@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from integrand.errors import Error
-from integrand.models.decoder import DecoderConfig
+from integrand.models.decoder import DecoderConfig, Llama3Rope
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +77,18 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """As JSON gives it back: tuples are lists."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> "TrainConfig":
+        """The config that `to_dict` described."""
+        model = dict(given["model"])
+        if model["rope_scaling"] is not None:
+            model["rope_scaling"] = Llama3Rope(**model["rope_scaling"])
+        fields: dict[str, Any] = dict(given)
+        fields["model"] = DecoderConfig(**model)
+        fields["data"] = DataConfig(**given["data"])
+        fields["betas"] = tuple(given["betas"])
+        return cls(**fields)
 
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -108,11 +108,7 @@ def train(
         held_out_loss, bits_per_byte = observe(metrics, config.steps)
     checkpoint.save_model(out_dir / WEIGHTS, model)
     record = {
-        "activation": config.activation,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": config.steps,
-        "tokens": config.steps * config.batch_size * config.context,
-        "seed": config.seed,
+        **counts(config, model),
         "loss": held_out_loss,
         "bits_per_byte": bits_per_byte,
         "activation_values": activation_values(model),
@@ -127,6 +123,17 @@ def train(
     write_json(out_dir / RECORD, record)
     shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
     return record
+
+
+def counts(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
+    """What was trained, and on how much."""
+    return {
+        "activation": config.activation,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": config.steps,
+        "tokens": config.steps * config.batch_size * config.context,
+        "seed": config.seed,
+    }
 
 
 def from_catalogue(name: str) -> MakesModule:

@@ -36,7 +36,7 @@ def demo(data: str = "python-docs") -> Recipe:
             init_std=0.05,
         ),
         activation="silu",
-        data=DataConfig(source=data, vocab_size=vocabulary, max_characters=8_000_000),
+        data=DataConfig(source=data, vocab_size=vocabulary, max_characters=4_000_000),
         steps=480,
         batch_size=8,
         context=128,

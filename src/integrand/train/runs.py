@@ -4,14 +4,17 @@ import platform
 import shlex
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from integrand.errors import DataError
+from integrand.models.decoder import Decoder
 from integrand.nn.gated import MakesModule
-from integrand.spec import Spec, to_toml
+from integrand.spec import Spec, spec_from_mapping, to_toml
+from integrand.train import checkpoint
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_json, write_json
 from integrand.train.tokens import TokenData
@@ -61,6 +64,29 @@ def open_run(
     text = to_toml(spec) if isinstance(spec, Spec) else None
     write_json(path, {**identity, "activation": text})
     return None
+
+
+def load_run(folder: Path | str) -> Decoder:
+    """The trained decoder of a finished run, on the CPU, from its folder alone.
+
+    The activation is derived again from the text that run.json keeps, so that a run outlives
+    changes of the catalogue.
+    """
+    from integrand.activation import derive
+
+    folder = Path(folder)
+    known = read_json(folder / IDENTITY)
+    try:
+        config = TrainConfig.from_dict(known["config"])
+        spec = spec_from_mapping(tomllib.loads(known["activation"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder / IDENTITY} must describe a run with a declared activation, got "
+            f"{type(error).__name__}: {error}; pass the folder that train() was given"
+        ) from None
+    model = Decoder(config.model, derive(spec), config.impl)
+    checkpoint.load_model(folder / WEIGHTS, model)
+    return model
 
 
 def environment(device: torch.device) -> dict[str, Any]:
