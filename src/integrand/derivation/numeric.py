@@ -155,8 +155,11 @@ def _bounded(
             return np.asarray(params[op[1]], np.float64), zero
         case "const":
             value = np.asarray(float(op[1]))
-            exact = Fraction(op[1]) == Fraction(float(value))
+            exact = not np.isfinite(value) or Fraction(op[1]) == Fraction(float(value))
             return value, zero if exact else UNIT * np.abs(value)
+        case "call" if op[1] in ("isnan", "isinf"):
+            value, error = env[op[2]]
+            return getattr(ops, op[1])(value), ~np.isfinite(error)
         case "call":
             return _call(ops, op[1], *env[op[2]])
         case "table":

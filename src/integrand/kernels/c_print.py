@@ -56,16 +56,20 @@ def source(
     return "\n\n".join(
         [
             _header(program, dtype, formula),
-            "\n".join(f"#include <{name}.h>" for name in INCLUDES),
-            "#ifdef __linux__\n#include <sys/mman.h>\n#endif",
-            _text("storage.h"),
-            _text("scale.h"),
+            prelude(),
             _types(program, dtype, bits),
             *functions.text.values(),
             *body,
             _text("channels.h" if per_channel else "loops.h"),
         ]
     )
+
+
+def prelude() -> str:
+    """What every unit begins with: includes, storage formats, powers of two."""
+    includes = [f"#include <{name}.h>" for name in INCLUDES]
+    includes += ["#ifdef __linux__", "#include <sys/mman.h>", "#endif"]
+    return "\n\n".join(["\n".join(includes), _text("storage.h"), _text("scale.h")])
 
 
 def _text(name: str) -> str:
@@ -211,4 +215,9 @@ def _scalar(
 
 
 def _booleans(program: Program) -> frozenset[int]:
-    return frozenset(i for i, op in enumerate(program.ops) if op[0] in ("lt", "le", "and"))
+    tests = ("isnan", "isinf")
+    return frozenset(
+        i
+        for i, op in enumerate(program.ops)
+        if op[0] in ("lt", "le", "and") or (op[0] == "call" and op[1] in tests)
+    )
