@@ -86,18 +86,25 @@ def _integrated(spec: Spec, integrals: Integrals) -> Any:
             low = point == "-oo"
             f[home] = start + _from_limit(spec, parts[home], low)
         else:
-            f[home] = start + parts[home] - parts[home].subs(X, anchor)
+            f[home] = start + parts[home] - _at(parts[home], anchor)
         for i in range(home + 1, len(parts)):
             b = points[i - 1]
-            f[i] = parts[i] + _constant(f[i - 1].subs(X, b) - parts[i].subs(X, b))
+            f[i] = parts[i] + _constant(_at(f[i - 1], b) - _at(parts[i], b))
         for i in range(home - 1, -1, -1):
             b = points[i]
-            f[i] = parts[i] + _constant(f[i + 1].subs(X, b) - parts[i].subs(X, b))
+            f[i] = parts[i] + _constant(_at(f[i + 1], b) - _at(parts[i], b))
         variants.append((_piecewise(points, f), layout.condition))
     if len(variants) == 1:
         return variants[0][0]
     *first, last = variants
     return sp.Piecewise(*first, (last[0], True), evaluate=False)
+
+
+def _at(expr: Any, point: Any) -> Any:
+    return expr.subs(X, point).replace(
+        lambda e: isinstance(e, sp.Integral) and e.limits[0][1] == e.limits[0][2],
+        lambda e: sp.S.Zero,
+    )
 
 
 def _merged(layout: Layout) -> tuple[list[Any], list[Any]]:

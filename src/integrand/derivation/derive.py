@@ -86,7 +86,7 @@ def _derive(spec: Spec) -> Derivation:
     from integrand.derivation.guard import lower
     from integrand.derivation.text import to_text
     from integrand.derivation.tree import to_tree
-    from integrand.derivation.verify import verify
+    from integrand.derivation.verify import verify, verify_program
 
     start = time.perf_counter()
     check_domain(spec)
@@ -98,6 +98,8 @@ def _derive(spec: Spec) -> Derivation:
         **{f"d_{name}": e for name, e in composed.partials.items()},
     }
     program = lower(spec, exprs, composed.integrals.tables)
+    quadrature = "fixed-node quadrature" in composed.integrals.paths
+    verified["program"] = verify_program(spec, program, quadrature)
     tables = {
         name: (to_tree(c.integrand), None if c.shown is None else to_tree(c.shown))
         for name, c in composed.integrals.classes.items()

@@ -6,7 +6,7 @@ Works on the parsed text alone, so it shares nothing with the derivation it chec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from integrand.derivation.primitives import PRIMITIVES
@@ -74,8 +74,12 @@ def breakpoints(node: Node, params: Mapping[str, Any], mp: Any) -> list[Any]:
     the arguments of `abs sign relu softsign min max` on a wide scan."""
     found = {bound for bound in _bounds(node, params, mp)}
     for kink in _kinks(node):
-        found |= set(_roots(lambda x, kink=kink: exact(kink, x, params, mp), mp))
+        found |= set(roots(partial(_at, kink, params, mp), mp))
     return sorted(found)
+
+
+def _at(node: Node, params: Mapping[str, Any], mp: Any, x: Any) -> Any:
+    return exact(node, x, params, mp)
 
 
 def _bounds(node: Node, params: Mapping[str, Any], mp: Any) -> list[Any]:
@@ -98,15 +102,16 @@ def _kinks(node: Node) -> list[Node]:
     return found
 
 
-def _roots(function: Callable[[Any], Any], mp: Any) -> list[Any]:
+def roots(function: Callable[[Any], Any], mp: Any) -> list[Any]:
+    """Sign changes and zeros of a function on a scan of 20 octaves on both sides of 0."""
     grid = [mp.mpf(0)] + [s * mp.mpf(2) ** (mp.mpf(k) / 8) for k in range(-80, 81) for s in (1, -1)]
     grid.sort()
     values = [function(x) for x in grid]
-    roots = [x for x, v in zip(grid, values, strict=True) if v == 0]
+    found = [x for x, v in zip(grid, values, strict=True) if v == 0]
     for a, b, va, vb in zip(grid, grid[1:], values, values[1:], strict=False):
         if va * vb < 0:
-            roots.append(mp.findroot(function, (a, b), solver="anderson", verify=False))
-    return roots
+            found.append(mp.findroot(function, (a, b), solver="anderson", verify=False))
+    return found
 
 
 def integral(spec: Spec, x: Any, params: Mapping[str, Any], mp: Any) -> Any:

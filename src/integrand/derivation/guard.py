@@ -76,7 +76,8 @@ def _limit_kind(values: np.ndarray) -> str:
     """How a function behaves far out: `finite`, `unbounded` or `none` (it oscillates)."""
     if np.isnan(values).any():
         values = values[~np.isnan(values)]
-    steps = np.diff(values)
+    with np.errstate(invalid="ignore"):
+        steps = np.diff(values)
     if np.isinf(values).any() or (len(values) > 2 and abs(values[-1]) > abs(values[0]) + 1 and (
         (steps > 0).all() or (steps < 0).all()
     )):  # fmt: skip
@@ -128,7 +129,8 @@ def _narrow_suffices(spec: Spec, program: Program) -> bool:
                 band = _band(program, points, values, name)
                 allowed = 2.0**-14 * np.abs(wide) + 2.0**-23 * band + 2.0**-136
                 overflow = np.isinf(narrow) & (np.abs(wide) > 1.7e38)
-                bad = ~(np.abs(narrow - wide) <= allowed) & ~overflow
+                with np.errstate(invalid="ignore"):
+                    bad = ~(np.abs(narrow - wide) <= allowed) & ~overflow
             if bad.any():
                 return False
     return True

@@ -27,6 +27,7 @@ from integrand.derivation.tabulate import tabulate
 from integrand.errors import DerivationError
 
 _SECONDS = 10.0
+T = sp.Symbol("t_", real=True)
 
 # integrals from 0 that neither overflow nor cancel, each derivative checked in the tests
 KNOWN: dict[Any, Any] = {
@@ -96,7 +97,7 @@ class Integrals:
             return c * known
         scale = _scale(rest)
         if scale is None:
-            return None if not rest.free_symbols - {X} else self._inseparable(rest)
+            return c * self._quadrature(rest)
         k, shift = scale
         h = stabilise(_rescaled(rest, k, shift))
         parts = _terms(h) if h.is_Add or X in (h.free_symbols) else [h]
@@ -104,7 +105,7 @@ class Integrals:
         for part in parts:
             factor, core = part.as_independent(X, as_Add=False)
             if core.free_symbols - {X}:
-                return self._inseparable(core)
+                return c * self._quadrature(rest)
             if core == 1:
                 piece = X
             elif (piece := _power(core)) is None and (piece := _known(core)) is None:
@@ -118,12 +119,10 @@ class Integrals:
             result += c * factor / k * piece.subs(X, k * X + shift)
         return result
 
-    def _inseparable(self, expr: Any) -> Any:
-        names = sorted(s.name for s in expr.free_symbols - {X})
-        raise DerivationError(
-            f"no antiderivative was found for '{expr}': the parameter '{names[0]}' cannot be"
-            f" separated from x; put a number in its place, or declare function= instead"
-        )
+    def _quadrature(self, g: Any) -> Any:
+        """The integral from 0 left as it is: the program evaluates it at fixed nodes."""
+        self._note("fixed-node quadrature")
+        return sp.Integral(g.subs(X, T), (T, 0, X))
 
     def _note(self, path: str) -> None:
         if path not in self.paths:
@@ -161,7 +160,7 @@ class Integrals:
                 self.tables[name] = tabulate(name, value, sides)
             except DerivationError:
                 if shown is None:
-                    raise
+                    return self._quadrature(h.subs(X, u)) * sp.diff(u, X)
                 self._note("SymPy integral (it cancels near its roots)")
                 return shown.subs(X, u)
             self.sides[name] = sides
@@ -268,7 +267,10 @@ def _scale(rest: Any) -> tuple[Any, Any] | None:
 
 def _rescaled(rest: Any, k: Any, c: Any) -> Any:
     """The term as a function of u = k x + c, parameters pulled out of sums and powers."""
-    h = sp.factor_terms(rest.subs(X, (X - c) / k))
+    h = rest.subs(X, (X - c) / k).replace(
+        lambda e: isinstance(e, sp.Function), lambda e: e.func(*map(sp.expand, e.args))
+    )
+    h = sp.factor_terms(h)
     return sp.powsimp(sp.expand_power_base(h, force=True))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import sympy as sp
 from mpmath import mp
 
-from integrand.derivation.exact import exact
+from integrand.derivation.exact import exact, roots
 from integrand.derivation.symbols import X, Symbolic, symbols
 from integrand.errors import DerivationError, SpecError
 from integrand.spec import Node, Spec, dependency_order, evaluate
@@ -182,11 +182,9 @@ def _kink_points(spec: Spec, argument: Node, syms: dict[str, Any]) -> list[Any]:
             f"the argument of abs, sign, relu, softsign, min or max must be affine in x or free of"
             f" parameters, got '{expr}': write the pieces out as 'a if x > c else b'"
         )
-    from integrand.derivation.exact import _roots
-
     with mp.workdps(40):
         params = {k: mp.mpf(v) for k, v in spec.values().items()}
-        return [_recognise(r) for r in _roots(lambda x: exact(argument, x, params, mp), mp)]
+        return [_recognise(r) for r in roots(lambda x: exact(argument, x, params, mp), mp)]
 
 
 def _recognise(root: Any) -> Any:

@@ -30,18 +30,21 @@ def _one_plus_exp(base: Any) -> Any | None:
 
 
 def _ratio(expr: Any) -> Any:
-    # exp(a u) / (1 + exp(u))^n: overflows to inf/inf; sigmoid(-u) = 1/(1+exp(u))
-    powers = expr.as_powers_dict()
-    for base, exponent in powers.items():
-        u = _one_plus_exp(base)
-        if u is None or not (exponent.is_Integer and exponent < 0):
+    # exp(u)/(1 + exp(u)) overflows to inf/inf; sigmoid(u) = exp(u) sigmoid(-u) does not
+    if expr.is_Pow:
+        u = _one_plus_exp(expr.base)
+        negative = expr.exp.is_Integer and expr.exp < 0
+        return expr if u is None or not negative else sigmoid(-u) ** -expr.exp
+    for factor in expr.args:
+        if not isinstance(factor, sp.exp):
             continue
-        count = int(-exponent)
-        rest = expr / base**exponent
-        total = sum((a.args[0] for a in sp.Mul.make_args(rest) if isinstance(a, sp.exp)), sp.S.Zero)
-        ratio = sp.simplify(total / u)
-        taken = int(ratio) if ratio.is_Integer and 0 < ratio <= count else 0
-        return rest / sp.exp(taken * u) * sigmoid(u) ** taken * sigmoid(-u) ** (count - taken)
+        for other in expr.args:
+            base, n = other.as_base_exp()
+            if isinstance(base, sigmoid) and n.is_Integer and n > 0:
+                v = -base.args[0]
+                times = sp.cancel(factor.args[0] / v)
+                if times.is_Integer and 0 < times <= n:
+                    return expr / factor / base**times * sigmoid(v) ** times
     return expr
 
 

@@ -77,6 +77,40 @@ ndtr = _primitive(
 softsign = _primitive("softsign", lambda u: 1 / (1 + sp.Abs(u)) ** 2, lambda u: u / (1 + sp.Abs(u)))
 relu = _primitive("relu", _positive, lambda u: sp.Piecewise((u, u > 0), (0, True)))
 
+class minimum(sp.Function):  # noqa: N801  SymPy's functions are lowercase classes
+    """min(a, b); SymPy's own Min reorders and rewrites its arguments."""
+
+    nargs = 2
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        a, b = self.args
+        return sp.Piecewise((2 - argindex, a <= b), (argindex - 1, True))
+
+    @classmethod
+    def eval(cls, a: Any, b: Any) -> Any:
+        return (a if a <= b else b) if a.is_number and b.is_number else None
+
+    def _eval_is_extended_real(self) -> bool:
+        return True
+
+
+class maximum(sp.Function):  # noqa: N801
+    """max(a, b)."""
+
+    nargs = 2
+
+    def fdiff(self, argindex: int = 1) -> Any:
+        a, b = self.args
+        return sp.Piecewise((2 - argindex, a >= b), (argindex - 1, True))
+
+    @classmethod
+    def eval(cls, a: Any, b: Any) -> Any:
+        return (a if a >= b else b) if a.is_number and b.is_number else None
+
+    def _eval_is_extended_real(self) -> bool:
+        return True
+
+
 OWN: dict[str, type[Primitive]] = {
     c.__name__: c
     for c in (
@@ -86,7 +120,7 @@ OWN: dict[str, type[Primitive]] = {
 FUNCTIONS: dict[str, Any] = OWN | {
     "exp": sp.exp, "log": sp.log, "sqrt": sp.sqrt, "abs": sp.Abs, "sign": sp.sign, "tanh": sp.tanh,
     "sinh": sp.sinh, "cosh": sp.cosh, "atan": sp.atan, "asinh": sp.asinh, "erf": sp.erf,
-    "erfc": sp.erfc, "sin": sp.sin, "cos": sp.cos, "min": sp.Min, "max": sp.Max,
+    "erfc": sp.erfc, "sin": sp.sin, "cos": sp.cos, "min": minimum, "max": maximum,
 }  # fmt: skip
 
 
@@ -114,7 +148,7 @@ def _upper(spec: Spec, name: str) -> float:
 
 
 class Symbolic:
-    """The namespace of `spec.evaluate` over SymPy; `min`, `max` and `relu` become pieces."""
+    """The namespace of `spec.evaluate` over SymPy."""
 
     pi = sp.pi
 
@@ -140,13 +174,6 @@ class Symbolic:
         return a**b
 
     def call(self, name: str, *args: Any) -> Any:
-        match name:
-            case "min":
-                return sp.Piecewise((args[0], args[0] <= args[1]), (args[1], True))
-            case "max":
-                return sp.Piecewise((args[0], args[0] >= args[1]), (args[1], True))
-            case "relu":
-                return sp.Piecewise((args[0], args[0] > 0), (sp.S.Zero, True))
         return FUNCTIONS[name](*args)
 
     def select(self, op: str, x: Any, bound: Any, then: Any, otherwise: Any) -> Any:

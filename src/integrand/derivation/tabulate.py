@@ -105,6 +105,8 @@ def _side(h: Callable[[Any], Any], sign: int, hi: int, split: int) -> tuple[Any,
         return sign * h(sign * v)
 
     near, value = _near(q, sign)
+    # the tail first: where it fails, the many fits of the middle are saved
+    growth_rates, rest = _asymptote(q, mp.mpf(2) ** hi)
     middle = []
     for e in range(_LO, hi):
         width = mp.mpf(2) ** (e - split)
@@ -120,7 +122,7 @@ def _side(h: Callable[[Any], Any], sign: int, hi: int, split: int) -> tuple[Any,
                 raise _Rough(f"the table does not converge near |u| = {mp.nstr(a, 4)}")
             middle.append(_doubles(c))
             value = total
-    growth, far = _tail(q, sign, hi, value)
+    growth, far = _tail(growth_rates, rest, sign, hi, value)
     return near, tuple(middle), growth, far
 
 
@@ -147,10 +149,8 @@ def _near(q: Callable[[Any], Any], sign: int) -> tuple[tuple[float, ...], Any]:
     return _doubles([sign * v for v in p]), top * mp.fsum(p)
 
 
-def _tail(
-    q: Callable[[Any], Any], sign: int, hi: int, value: Any
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    edge = mp.mpf(2) ** hi
+def _asymptote(q: Callable[[Any], Any], edge: Any) -> tuple[tuple[Any, ...], list[Any]]:
+    """(b1, E, b0, d) of q(v) ~ b1 v + E log v + b0 + d/v, and the fit of the rest in edge/v."""
     try:
         v1, v2 = mp.mpf(10) ** 40, mp.mpf(10) ** 42
         r1, r2 = (q(2 * v) - 2 * q(v) for v in (v1, v2))
@@ -159,6 +159,7 @@ def _tail(
         b1 = _snap((q(v2) - log_rate * mp.log(v2) - b0) / v2)
         v3 = mp.mpf(10) ** 18
         d = _snap((q(v3) - b1 * v3 - log_rate * mp.log(v3) - b0) * v3)
+        size = edge * max(abs(q(edge)), mp.mpf(2) ** -60)
     except (ValueError, ZeroDivisionError, TypeError, OverflowError):
         raise _Rough("the gradient has no value far from 0", final=True) from None
 
@@ -167,8 +168,16 @@ def _tail(
         return (q(v) - b1 * v - log_rate * mp.log(v) - b0 - d / v) / z**2
 
     c, error = _fit(rest, mp.mpf(0), mp.mpf(1), _NODES + 4)
-    if error * edge > _TOLERANCE * max(abs(value), mp.mpf(2) ** -60):
-        raise _Rough("the gradient does not behave like a v + b + c log v + d/v far from 0")
+    if error * edge > _TOLERANCE * max(size, 1):
+        raise _Rough("the gradient does not behave like a v + b + c log v + d/v far from 0", True)
+    return (b1, log_rate, b0, d), c
+
+
+def _tail(
+    rates: tuple[Any, ...], c: list[Any], sign: int, hi: int, value: Any
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    edge = mp.mpf(2) ** hi
+    b1, log_rate, b0, d = rates
     # far(z) = J(edge) - growth(edge) + edge * integral of rest from z to 1
     n = len(c)
     shifted = [mp.mpf(0)] * n

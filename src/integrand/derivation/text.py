@@ -17,6 +17,12 @@ class _Printer(StrPrinter):
             parts.append(f"{self._print(value)} if {self._print(condition)} else ")
         return f"({''.join(parts)})"
 
+    def _print_minimum(self, expr: Any) -> str:
+        return f"min({self.stringify(expr.args, ', ')})"
+
+    def _print_maximum(self, expr: Any) -> str:
+        return f"max({self.stringify(expr.args, ', ')})"
+
     def _print_Rational(self, expr: Any) -> str:
         if expr.q > 10**6:
             return f"{float(expr):.17g}"

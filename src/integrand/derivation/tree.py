@@ -12,6 +12,7 @@ from integrand.derivation.symbols import FUNCTIONS, X
 _NARY = {"Add": sp.Add, "Mul": sp.Mul, "Pow": sp.Pow, "And": sp.And}
 _RELATIONS = {"<": sp.StrictLessThan, "<=": sp.LessThan, ">": sp.StrictGreaterThan,
               ">=": sp.GreaterThan}  # fmt: skip
+_SPELLED = {"Abs": "abs", "minimum": "min", "maximum": "max"}
 _ATOMS = {"pi": sp.pi, "E": sp.E, "oo": sp.oo, "-oo": -sp.oo, "true": sp.true, "false": sp.false}
 
 
@@ -26,13 +27,16 @@ def to_tree(expr: Any) -> Any:
         return ["rational", str(expr.p), str(expr.q)]
     if expr.is_Float:
         return ["float", str(expr), expr._prec]
+    if isinstance(expr, sp.Integral):
+        g, (t, _, upper) = expr.args
+        return ["integral", t.name, to_tree(g), to_tree(upper)]
     args = [to_tree(a) for a in expr.args]
     if isinstance(expr, sp.Piecewise):
         return ["piecewise", *([to_tree(v), to_tree(c)] for v, c in expr.args)]
     if expr.is_Relational:
         return ["relation", expr.rel_op, *args]
-    kind = "Abs" if isinstance(expr, sp.Abs) else type(expr).__name__
-    return [kind, *args] if kind in _NARY else ["call", kind.replace("Abs", "abs"), *args]
+    kind = type(expr).__name__
+    return [kind, *args] if kind in _NARY else ["call", _SPELLED.get(kind, kind), *args]
 
 
 def from_tree(tree: Any, symbols: Mapping[str, Any], functions: Mapping[str, Any]) -> Any:
@@ -49,6 +53,10 @@ def from_tree(tree: Any, symbols: Mapping[str, Any], functions: Mapping[str, Any
     if kind == "piecewise":
         pairs = [tuple(from_tree(t, symbols, functions) for t in pair) for pair in rest]
         return sp.Piecewise(*pairs, evaluate=False)
+    if kind == "integral":
+        t = sp.Symbol(rest[0], real=True)
+        g, upper = (from_tree(r, {**symbols, rest[0]: t}, functions) for r in rest[1:])
+        return sp.Integral(g, (t, 0, upper))
     if kind == "call":
         name, *args = rest
         function = sp.polylog if name == "polylog" else {**FUNCTIONS, **functions}[name]
