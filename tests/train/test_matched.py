@@ -96,6 +96,20 @@ def test_a_second_call_reads_the_finished_runs(
     assert again == run[1]
 
 
+def test_an_activation_from_outside_the_catalogue_takes_part(
+    config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    short = dataclasses.replace(config, steps=1, warmup_steps=0, decay_steps=0)
+    own = dataclasses.replace(VARIANTS[1], activation="my own")
+    given = {"my own": from_catalogue("relu2")}
+    with pytest.raises(Error, match="my own"):
+        matched(short, [own], tmp_path, cache_dir=cache, quiet=True)
+    summary = matched(
+        short, [own, VARIANTS[2]], tmp_path, activations=given, cache_dir=cache, quiet=True
+    )
+    assert [v["activation"] for v in summary["variants"]] == ["my own", "xielu"]
+
+
 def test_variants_need_distinct_names(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(Error, match="distinct names, got SwiGLU, SwiGLU"):
         matched(config, VARIANTS[:1] * 2, tmp_path)

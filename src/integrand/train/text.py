@@ -49,7 +49,8 @@ def fingerprint(source: str) -> str:
     if not source.startswith("hf:"):
         for path in source_files(source):
             try:
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
             except OSError as error:
                 if source != "python-docs":
                     raise DataError(f"cannot read {path}: {error.strerror}") from None
