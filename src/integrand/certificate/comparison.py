@@ -13,7 +13,7 @@ from integrand.certificate.formats import Format
 Array = np.ndarray[Any, Any]
 
 # points left to multi-precision beyond this number would take minutes
-MOST_UNDECIDED = 3000
+MOST_UNDECIDED = 40_000
 
 
 @dataclass(frozen=True)

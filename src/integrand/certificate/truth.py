@@ -23,7 +23,7 @@ from integrand.spec import Spec
 
 Array = np.ndarray[Any, Any]
 
-_START, _CAP, _AGREE = 40, 1300, 30
+_START, _CAP, _AGREE = 40, 720, 30
 
 
 class Truth:
@@ -88,10 +88,16 @@ class Truth:
 
     def _difference(self, x: float) -> Any:
         mp = self.mp
-        with mp.workprec(600 + 2 * abs(int(mp.mag(mp.mpf(x)))) if x else 900):
-            h = min(abs(mp.mpf(x)), mp.one) * mp.mpf(2) ** -60 if x else mp.mpf(2) ** -200
-            up, down = (exact(self.spec.node, x + s * h, self.params, mp) for s in (1, -1))
-            return (up - down) / (2 * h)
+        # x +- h must keep the digits of h
+        extra = 2 * abs(int(mp.mag(mp.mpf(x)))) if x else 0
+
+        def central() -> Any:
+            h = (min(abs(mp.mpf(x)), mp.one) or mp.one) * mp.mpf(2) ** -(mp.prec // 4)
+            with mp.workprec(mp.prec + extra):
+                up, down = (exact(self.spec.node, x + s * h, self.params, mp) for s in (1, -1))
+                return (up - down) / (2 * h)
+
+        return self.settled(central)
 
     def slopes(self, x: float) -> tuple[Any, Any]:
         """The left and right slopes of a declared function at x, to 30 digits."""
@@ -124,8 +130,11 @@ class Truth:
                 if not (mp.isfinite(result) and mp.isfinite(previous)):
                     return result
                 close = mp.mpf(10) ** -_AGREE * abs(result)
-                if abs(result - previous) <= close or digits >= _CAP:
+                # terms that cancel to 0 twice, such as expm1(-576) + 1, may need all the digits
+                if digits >= _CAP or (result != 0 and abs(result - previous) <= close):
                     return result
+            if result == 0:
+                digits = _CAP // 2
             previous = result
 
 
