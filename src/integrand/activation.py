@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from integrand.derivation.derive import Derivation, derive_program
+from integrand.derivation.program import Program
 from integrand.errors import BackendError, SpecError
-from integrand.kernels import apply
+from integrand.kernels import apply, register
 from integrand.nn.pointwise import Pointwise
 from integrand.spec import Spec, row
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from integrand.derivation.properties import Properties
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Activation:
     """An activation derived from a spec: immutable, made by `derive` or `activation`.
 
@@ -28,7 +31,7 @@ class Activation:
         y = act(x, alpha_p=1.0)     # parameter VALUES; omitted ones take their initial value
 
     Attributes:
-        spec: the declaration.
+        spec: the declaration; derivation: everything derived from it, as data.
         f, df: SymPy expressions of f and of the declared gradient, in stable form.
         partials: df/dparameter by name, the other values held fixed.
         properties: smoothness, range of the gradient, limits, roots, Gaussian moments.
@@ -37,23 +40,20 @@ class Activation:
         verified: largest deviation from the declared text found in multi-precision.
     """
 
-    __slots__ = ("__dict__", "_derivation", "spec")
+    spec: Spec
+    derivation: Derivation
 
-    def __init__(self, spec: Spec, derivation: Derivation):
-        object.__setattr__(self, "spec", spec)
-        object.__setattr__(self, "_derivation", derivation)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"an Activation is immutable: cannot set '{name}'")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return derive, (self.spec,)
+    def __post_init__(self) -> None:
+        register(self.program)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Activation) and self.spec == other.spec
 
     def __hash__(self) -> int:
         return hash((self.spec.name, self.spec.sha256))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return derive, (self.spec,)
 
     def __repr__(self) -> str:
         return f"Activation({self.name}: f(x) = {self.formula})"
@@ -65,36 +65,31 @@ class Activation:
     @property
     def formula(self) -> str:
         """Text of f."""
-        return self._derivation.formula
+        return self.derivation.formula
 
     @property
-    def program(self) -> Any:
-        return self._derivation.program
+    def program(self) -> Program:
+        return self.derivation.program
 
     @property
     def path(self) -> tuple[str, ...]:
-        return self._derivation.path
+        return self.derivation.path
 
     @property
     def verified(self) -> Mapping[str, float]:
-        return self._derivation.verified
-
-    @property
-    def derivation(self) -> Derivation:
-        """Everything that was derived, as data."""
-        return self._derivation
+        return self.derivation.verified
 
     @cached_property
     def f(self) -> Any:
-        return self._derivation.expression(self.spec, "f")
+        return self.derivation.expression(self.spec, "f")
 
     @cached_property
     def df(self) -> Any:
-        return self._derivation.expression(self.spec, "df")
+        return self.derivation.expression(self.spec, "df")
 
     @cached_property
     def partials(self) -> dict[str, Any]:
-        return {p: self._derivation.expression(self.spec, f"d_{p}") for p in self.spec.params}
+        return {p: self.derivation.expression(self.spec, f"d_{p}") for p in self.spec.params}
 
     @cached_property
     def properties(self) -> Properties:

@@ -13,9 +13,10 @@ integer arguments are the numbers of earlier ops:
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from integrand.derivation.table import Table
@@ -38,7 +39,7 @@ class Program:
     """Outputs `f`, `df` and, per parameter, its partial `d_NAME`, as numbers of ops.
 
     `wide` programs are evaluated in fp64 whatever the storage type: their fp32 evaluation was
-    measured to lose too much.
+    measured to lose too much. `digest` identifies the content.
     """
 
     params: tuple[str, ...]
@@ -46,6 +47,11 @@ class Program:
     outputs: Mapping[str, int]
     tables: tuple[Table, ...] = ()
     wide: bool = False
+    digest: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        content = (self.params, self.ops, sorted(self.outputs.items()), self.tables, self.wide)
+        object.__setattr__(self, "digest", hashlib.sha256(repr(content).encode()).hexdigest())
 
     def needed(self, outputs: Iterable[str]) -> list[int]:
         """Numbers of the ops the outputs depend on, in order."""

@@ -62,7 +62,7 @@ def _check(
     if spec.kind == "gradient":
         slopes = [exact(spec.node, x, params, mp) for x in points]
     else:
-        slopes = _difference(lambda h: declared(spec, [x + h for x in points], params), "1e-4")
+        slopes = _difference(lambda h: declared(spec, [x + h for x in points], params), "1e-5")
     for x, f, slope in zip(points, truth, slopes, strict=True):
         at = {X: x, **env}
         _note(worst, "f", evaluate_expr(composed.f, at, mp) - f, max(abs(f), abs(x)))
@@ -71,7 +71,7 @@ def _check(
     points = [x for x in points if abs(x) < 4]
     for name, partial in composed.partials.items():
         moved = _difference(
-            lambda h, name=name: declared(spec, points, {**params, name: params[name] + h}), "1e-4"
+            lambda h, name=name: declared(spec, points, {**params, name: params[name] + h}), "1e-5"
         )
         for x, slope in zip(points, moved, strict=True):
             value = evaluate_expr(partial, {X: x, **env}, mp)

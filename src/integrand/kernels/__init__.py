@@ -1,5 +1,6 @@
 """The scalar program as running code: torch reference, C; build cache; dispatch."""
 
 from integrand.kernels.dispatch import IMPLEMENTATIONS, apply
+from integrand.kernels.ops import register
 
-__all__ = ["IMPLEMENTATIONS", "apply"]
+__all__ = ["IMPLEMENTATIONS", "apply", "register"]

@@ -1,4 +1,4 @@
-"""Which implementation runs: `auto` takes the fastest that works here, a named one runs or raises."""
+"""Which implementation runs: `auto` the fastest that works here, a named one runs or raises."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from integrand.derivation.program import Program
 from integrand.errors import BackendError
-from integrand.kernels import reference
+from integrand.kernels import ops, reference
 
 IMPLEMENTATIONS = ("auto", "reference", "c", "triton")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -120,8 +120,6 @@ def _run_c(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
     if x.device.type != "cpu":
         raise BackendError(f"impl='c' runs on CPU tensors, got one on {x.device}")
     if torch.compiler.is_compiling():
-        from integrand.kernels import ops
-
         return ops.apply(program, x, params)
     kernel = kernel_for(program, x.dtype)
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in params)):
@@ -129,17 +127,9 @@ def _run_c(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
     return kernel.forward(x, list(params))
 
 
-_KERNELS: dict[tuple[int, torch.dtype], tuple[Program, Any]] = {}
-
-
 def kernel_for(program: Program, dtype: torch.dtype) -> Any:
-    """The loaded C kernel of a program; kept by identity, since hashing a program takes long."""
-    key = (id(program), dtype)
-    if key not in _KERNELS:
-        from integrand.kernels import c
-
-        _KERNELS[key] = (program, c.load(program, dtype))
-    return _KERNELS[key][1]
+    """The loaded C kernel of a program."""
+    return ops.kernel(program.digest, dtype)
 
 
 _UNAVAILABLE: set[str] = set()

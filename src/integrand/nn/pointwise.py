@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from integrand.derivation.program import Program
-from integrand.kernels import apply
+from integrand.kernels import apply, register
 from integrand.nn.constraints import constrained, raw_values
 from integrand.spec import Spec, saved_buffers
 
@@ -47,6 +47,7 @@ class Pointwise(nn.Module):
         if len(shape) != 1 or shape[0] < 1:
             raise ValueError(f"shape must be (1,) or (C,), got {tuple(shape)}")
         self.spec, self.program, self.formula, self.impl = spec, program, formula, impl
+        register(program)
         self._keep_fp32 = dtype is None
         self._cached: tuple[Any, dict[str, Tensor]] | None = None
         options: dict[str, Any] = {"dtype": dtype or torch.float32, "device": device}
@@ -82,6 +83,10 @@ class Pointwise(nn.Module):
 
         self._cached = None
         return super()._apply(keep, recurse)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        register(self.program)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_cached": None}

@@ -19,15 +19,16 @@ from integrand.errors import SpecError
 
 Node = tuple[Any, ...]
 
-FUNCTIONS: dict[str, int] = dict.fromkeys(
-    "exp expm1 log log1p sqrt abs sign tanh sinh cosh atan asinh erf erfc ndtr sigmoid softplus "
-    "logcosh sin cos softsign relu expm1mx xmlog1p softplus0".split(),
-    1,
-) | {"min": 2, "max": 2}
+_UNARY = (
+    "exp", "expm1", "log", "log1p", "sqrt", "abs", "sign", "tanh", "sinh", "cosh", "atan", "asinh",
+    "erf", "erfc", "ndtr", "sigmoid", "softplus", "logcosh", "sin", "cos", "softsign", "relu",
+    "expm1mx", "xmlog1p", "softplus0",
+)  # fmt: skip
+FUNCTIONS: dict[str, int] = {**dict.fromkeys(_UNARY, 1), "min": 2, "max": 2}
 RESERVED = frozenset(FUNCTIONS) | {"x", "pi", "oo", "raw", "params"}
 
-_BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
-_COMPARE = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
+_BINARY: dict[type, str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
+_COMPARE: dict[type, str] = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
 _MIRROR = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 _MAX_TEXT, _MAX_EXPONENT, _MAX_MAGNITUDE = 4000, 64, 1e100
 
