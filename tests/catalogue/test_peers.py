@@ -3,12 +3,16 @@
 import random
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from integrand.derivation.derive import derive_program
 from integrand.derivation.exact import exact
+from integrand.derivation.numeric import NumpyOps
+from integrand.derivation.program import evaluate
 from integrand.spec import row
 
 mp = mpmath.mp.clone()
@@ -77,6 +81,23 @@ def assert_equal_up_to_rounding(name: str, peer) -> None:
 @pytest.mark.parametrize("name", TORCH)
 def test_row_equals_torch(name):
     assert_equal_up_to_rounding(name, TORCH[name])
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_slope_equals_torch_also_where_the_pieces_meet(name):
+    program = derive_program(row(name).spec).program
+    x = points().flatten().requires_grad_()
+    (peer,) = torch.autograd.grad(TORCH[name](x).sum(), x)
+    o = NumpyOps(64)
+    params = {k: o.array(v) for k, v in row(name).spec.values().items()}
+    with np.errstate(all="ignore"):  # branches not taken may be anything
+        (slope,) = evaluate(program, o, x.detach().numpy(), params, ["df"])
+    # torch 2.13 returns 1/6 rounded to fp32 as the slope of its fp64 hardsigmoid
+    unit = 2.0**-24 if name == "hardsigmoid" else 2.0**-53
+    # at most 16 roundings of terms no larger than 1, |x| and |df|
+    bound = 16 * unit * np.maximum(1, np.maximum(abs(x.detach().numpy()), abs(slope)))
+    off = abs(slope - peer.numpy()) > bound
+    assert not off.any(), f"{name}: {x[torch.from_numpy(off)].tolist()}"
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
