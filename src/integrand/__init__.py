@@ -1,10 +1,10 @@
 """You write the gradient; integrand writes the activation: derived, certified, fast.
 
-    import integrand as ig
+import integrand as ig
 
-    act = ig.activation("xielu")
-    y = act(x)
-    layer = act.module()
+act = ig.activation("xielu")
+y = act(x)
+layer = act.module()
 """
 
 from integrand import nn

@@ -130,7 +130,7 @@ def _piecewise(points: list[Any], f: list[Any]) -> Any:
     if not points:
         return f[0]
     # written from the right, as people do: `right if x > b else left`
-    pairs = [(f[i + 1], X > points[i]) for i in reversed(range(len(points)))]
+    pairs = [(f[i + 1], points[i] < X) for i in reversed(range(len(points)))]
     return sp.Piecewise(*pairs, (f[0], True), evaluate=False)
 
 

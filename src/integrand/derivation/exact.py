@@ -72,7 +72,7 @@ def _namespace(mp: Any, precision: int) -> Exact:
 def breakpoints(node: Node, params: Mapping[str, Any], mp: Any) -> list[Any]:
     """The points where a text changes its piece, ascending: bounds of its conditions, and roots of
     the arguments of `abs sign relu softsign min max` on a wide scan."""
-    found = {bound for bound in _bounds(node, params, mp)}
+    found = set(_bounds(node, params, mp))
     for kink in _kinks(node):
         found |= set(roots(partial(_at, kink, params, mp), mp))
     return sorted(found)
@@ -127,7 +127,7 @@ def integrals(spec: Spec, points: Sequence[Any], params: Mapping[str, Any], mp: 
     node = spec.node
     point, value = spec.anchor
     start = mp.mpf(str(point).replace("oo", "inf"))
-    cuts = {c for c in breakpoints(node, params, mp)} | {mp.mpf(0)}
+    cuts = {*breakpoints(node, params, mp), mp.mpf(0)}
     cuts |= {s * mp.mpf(2) ** k for k in range(-2, 14) for s in (1, -1)}
     result: dict[Any, Any] = {start: mp.mpf(str(value))}
     above = sorted(p for p in points if p > start)

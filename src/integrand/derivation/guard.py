@@ -13,7 +13,6 @@ from integrand.derivation.measure import sweep
 from integrand.derivation.numeric import NumpyOps
 from integrand.derivation.pieces import draws
 from integrand.derivation.program import Program, evaluate, operands
-from integrand.derivation.symbols import X
 from integrand.spec import Spec
 
 _FAR = "1000000000000"
@@ -53,12 +52,12 @@ def _guarded(
         out = lowering.op("select", lowering.op("call", "isnan", x), x, out)
     wrong: dict[int, int] = {}
     for sign in (-1, 1):
-        kinds = {_limit_kind(_run(program, 64, sign * np.array(_FARTHER), v, name)) for v in samples}
+        kinds = {
+            _limit_kind(_run(program, 64, sign * np.array(_FARTHER), v, name)) for v in samples
+        }
         kind = "none" if "none" in kinds else "unbounded" if "unbounded" in kinds else "finite"
         expected = [_limit(program, sign, kind, v, name) for v in samples]
-        got = [
-            [_run(program, b, [sign * np.inf], v, name)[0] for b in (32, 64)] for v in samples
-        ]
+        got = [[_run(program, b, [sign * np.inf], v, name)[0] for b in (32, 64)] for v in samples]
         close = all(
             np.allclose(pair, want, rtol=1e-6, atol=1e-30, equal_nan=True)
             for pair, want in zip(got, expected, strict=True)

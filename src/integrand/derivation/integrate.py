@@ -19,7 +19,17 @@ from integrand.derivation.measure import accurate
 from integrand.derivation.multiprecision import evaluate_expr
 from integrand.derivation.stable import stabilise
 from integrand.derivation.symbols import (
-    Primitive, X, expm1, expm1mx, log1p, logcosh, ndtr, sigmoid, softplus, softplus0, xmlog1p,
+    Primitive,
+    X,
+    expm1,
+    expm1mx,
+    log1p,
+    logcosh,
+    ndtr,
+    sigmoid,
+    softplus,
+    softplus0,
+    xmlog1p,
 )  # fmt: skip
 from integrand.derivation.sympy_box import integrate as sympy_integrate
 from integrand.derivation.table import Table
@@ -137,7 +147,9 @@ class Integrals:
         if (known := _known(h)) is not None:
             self._note("known integral")
             return known.subs(X, u)
-        ends = [sp.N(u.subs(X, e).subs(sample)) if e not in (sp.oo, -sp.oo) else e for e in (low, high)]
+        ends = [
+            sp.N(u.subs(X, e).subs(sample)) if e not in (sp.oo, -sp.oo) else e for e in (low, high)
+        ]
         ends = sorted(
             (sp.oo if (e == sp.oo) == bool(sp.N(sp.diff(u, X).subs(sample)) > 0) else -sp.oo)
             if e in (sp.oo, -sp.oo) else e
@@ -184,9 +196,11 @@ def table_class(name: str, h: Any, shown: Any | None) -> type[Primitive]:
     body = {
         "rule": staticmethod(lambda u: h.subs(X, u)),
         "spelled": staticmethod(
-            lambda u: shown.subs(X, u)
-            if shown is not None
-            else sp.Integral(h.subs(X, sp.Symbol("t")), (sp.Symbol("t"), 0, u))
+            lambda u: (
+                shown.subs(X, u)
+                if shown is not None
+                else sp.Integral(h.subs(X, sp.Symbol("t")), (sp.Symbol("t"), 0, u))
+            )
         ),
         "at_zero": sp.S.Zero,
         "meaning": staticmethod(meaning),
@@ -306,7 +320,12 @@ def _closed(
             at_zero = sp.limit(found, X, 0, "+" if sides[1] else "-")
         found = stabilise(found - at_zero)
         with mp.workdps(40):
-            for u in (s * v for s, used in zip((-1, 1), sides, strict=True) if used for v in (0.3, 2.7, 11)):
+            for u in (
+                s * v
+                for s, used in zip((-1, 1), sides, strict=True)
+                if used
+                for v in (0.3, 2.7, 11)
+            ):
                 truth = mp.quad(value, [0, mp.mpf(u) / 8, mp.mpf(u) / 2, u])
                 if abs(evaluate_expr(found, {X: mp.mpf(u)}, mp) - truth) > mp.mpf("1e-20") * (
                     1 + abs(truth)

@@ -15,7 +15,7 @@ import sympy as sp
 
 from integrand.derivation.primitives import PRIMITIVES
 from integrand.derivation.program import Op, Program, operands
-from integrand.derivation.symbols import X, Primitive
+from integrand.derivation.symbols import Primitive, X
 from integrand.derivation.table import Table
 
 _NAMES = {"Abs": "abs"}
@@ -106,7 +106,9 @@ class Lowering:
         numerator: list[Any] = []
         denominator: list[Any] = []
         for factor in sp.Mul.make_args(expr):
-            base, exponent = factor.as_base_exp() if not isinstance(factor, sp.exp) else (factor, sp.S.One)
+            base, exponent = (
+                factor.as_base_exp() if not isinstance(factor, sp.exp) else (factor, sp.S.One)
+            )
             if factor.is_Rational and factor.q != 1 and not factor.free_symbols:
                 numerator.append((factor, sp.S.One))
             elif exponent.could_extract_minus_sign():
@@ -203,7 +205,7 @@ class Lowering:
         if X not in condition.free_symbols:
             return self.op("select", flag, self.expr(value, x), self._piecewise(tuple(rest), x))
         bound = condition.rhs if condition.lhs == X else None
-        if bound is None or _total(value) and all(_total(v) for v, _ in rest):
+        if bound is None or (_total(value) and all(_total(v) for v, _ in rest)):
             return self.op("select", flag, self.expr(value, x), self._piecewise(tuple(rest), x))
         edge = self.expr(bound, x)
         inside = x if _total(value) else self.op("select", flag, x, edge)

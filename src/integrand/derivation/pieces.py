@@ -16,7 +16,7 @@ import sympy as sp
 from mpmath import mp
 
 from integrand.derivation.exact import exact, roots
-from integrand.derivation.symbols import X, Symbolic, symbols
+from integrand.derivation.symbols import Symbolic, X, symbols
 from integrand.errors import DerivationError, SpecError
 from integrand.spec import Node, Spec, dependency_order, evaluate
 

@@ -153,8 +153,7 @@ def _taylor(newton: list[Any], xs: list[Any], at: Any, order: int) -> Any:
     coefficients = [mp.mpf(0)] * (order + 1)
     for c, x in zip(reversed(newton), reversed(xs), strict=True):
         shifted = [
-            (coefficients[k - 1] if k else 0) + (at - x) * coefficients[k]
-            for k in range(order + 1)
+            (coefficients[k - 1] if k else 0) + (at - x) * coefficients[k] for k in range(order + 1)
         ]
         shifted[0] += c
         coefficients = shifted

@@ -77,7 +77,8 @@ ndtr = _primitive(
 softsign = _primitive("softsign", lambda u: 1 / (1 + sp.Abs(u)) ** 2, lambda u: u / (1 + sp.Abs(u)))
 relu = _primitive("relu", _positive, lambda u: sp.Piecewise((u, u > 0), (0, True)))
 
-class minimum(sp.Function):  # noqa: N801  SymPy's functions are lowercase classes
+
+class minimum(sp.Function):
     """min(a, b); SymPy's own Min reorders and rewrites its arguments."""
 
     nargs = 2
@@ -94,7 +95,7 @@ class minimum(sp.Function):  # noqa: N801  SymPy's functions are lowercase class
         return True
 
 
-class maximum(sp.Function):  # noqa: N801
+class maximum(sp.Function):
     """max(a, b)."""
 
     nargs = 2

@@ -102,7 +102,10 @@ def verify_program(spec: Spec, program: Program, quadrature: bool) -> float:
     with mp.workdps(24):
         for take, values in zip((len(_POINTS), 4), draws(spec), strict=False):
             params = {k: mp.mpf(repr(v)) for k, v in values.items()}
-            points = [mp.mpf(float(p)) for p in _POINTS[:take]] + [mp.mpf(2) ** 14, -mp.mpf(2) ** 14]
+            points = [mp.mpf(float(p)) for p in _POINTS[:take]] + [
+                mp.mpf(2) ** 14,
+                -(mp.mpf(2) ** 14),
+            ]
             with np.errstate(all="ignore"):
                 (got,) = evaluate(
                     program,

@@ -37,9 +37,7 @@ class _Reference(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         x, *params = ctx.saved_tensors
-        dx, dparams = reference.backward(
-            ctx.program, x, grads[0], params, ctx.needs_input_grad[2:]
-        )
+        dx, dparams = reference.backward(ctx.program, x, grads[0], params, ctx.needs_input_grad[2:])
         return None, dx, *dparams
 
 
@@ -57,9 +55,7 @@ class _C(torch.autograd.Function):
         x, *params = ctx.saved_tensors
         (dout,) = grads
         if torch.is_grad_enabled():  # create_graph: the kernel cannot be differentiated again
-            dx, dparams = reference.backward(
-                ctx.program, x, dout, params, ctx.needs_input_grad[3:]
-            )
+            dx, dparams = reference.backward(ctx.program, x, dout, params, ctx.needs_input_grad[3:])
         else:
             need_params = any(ctx.needs_input_grad[3:])
             dx, dparams = ctx.kernel.backward(x, dout, params, need_params)

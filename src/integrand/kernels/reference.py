@@ -154,7 +154,11 @@ def run(program: Program, x: Tensor, params: Sequence[Tensor], outputs: Iterable
     """The outputs of a program in the compute type, before rounding to storage."""
     dtype = compute_dtype(program, x.dtype)
     o = TorchOps(dtype, x.device)
-    values = {name: p.to(dtype) for name, p in zip(program.params, params, strict=True)}
+    # single values without a dim of their own: x may have none
+    values = {
+        name: (p.reshape(()) if p.numel() == 1 else p).to(dtype)
+        for name, p in zip(program.params, params, strict=True)
+    }
     return evaluate(program, o, x.to(dtype), values, outputs)
 
 

@@ -27,7 +27,13 @@ _UNARY = (
 FUNCTIONS: dict[str, int] = {**dict.fromkeys(_UNARY, 1), "min": 2, "max": 2}
 RESERVED = frozenset(FUNCTIONS) | {"x", "pi", "oo", "raw", "params"}
 
-_BINARY: dict[type, str] = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.Pow: "pow"}
+_BINARY: dict[type, str] = {
+    ast.Add: "add",
+    ast.Sub: "sub",
+    ast.Mult: "mul",
+    ast.Div: "div",
+    ast.Pow: "pow",
+}
 _COMPARE: dict[type, str] = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
 _MIRROR = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 _MAX_TEXT, _MAX_EXPONENT, _MAX_MAGNITUDE = 4000, 64, 1e100

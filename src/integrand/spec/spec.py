@@ -138,9 +138,7 @@ def _check_bounds(params: Mapping[str, Param]) -> None:
 
 def dependency_order(params: Mapping[str, Param]) -> list[str]:
     """Names ordered so that every parameter comes after those that bound it."""
-    graph = {
-        k: [b for b in (p.above, p.below) if isinstance(b, str)] for k, p in params.items()
-    }
+    graph = {k: [b for b in (p.above, p.below) if isinstance(b, str)] for k, p in params.items()}
     return list(TopologicalSorter(graph).static_order())
 
 
