@@ -63,7 +63,7 @@ KNOWN: dict[Any, Any] = {
     X * sp.exp(-(X**2)): -expm1(-(X**2)) / 2,
     X * sp.exp(-(X**2) / 2): -expm1(-(X**2) / 2),
 }
-# closed forms that are right but unusable in floating point: shown to people, tabulated for machines
+# right but unusable in floating point: shown to people, tabulated for machines
 _SHOWN: dict[Any, Any] = {
     softplus(X): -sp.polylog(2, -sp.exp(X)) - sp.pi**2 / 12,
     X * sigmoid(X): X * softplus(X) + sp.polylog(2, -sp.exp(X)) + sp.pi**2 / 12,
@@ -147,15 +147,7 @@ class Integrals:
         if (known := _known(h)) is not None:
             self._note("known integral")
             return known.subs(X, u)
-        ends = [
-            sp.N(u.subs(X, e).subs(sample)) if e not in (sp.oo, -sp.oo) else e for e in (low, high)
-        ]
-        ends = sorted(
-            (sp.oo if (e == sp.oo) == bool(sp.N(sp.diff(u, X).subs(sample)) > 0) else -sp.oo)
-            if e in (sp.oo, -sp.oo) else e
-            for e in ends
-        )  # fmt: skip
-        sides = (bool(ends[0] < 0), bool(ends[1] > 0))
+        sides = _sides(u, low, high, sample)
 
         def value(v: Any) -> Any:
             return evaluate_expr(h, {X: v}, mp)
@@ -208,6 +200,16 @@ def table_class(name: str, h: Any, shown: Any | None) -> type[Primitive]:
         "shown": shown,
     }
     return type(name, (Primitive,), body)
+
+
+def _sides(u: Any, low: Any, high: Any, sample: dict[Any, Any]) -> tuple[bool, bool]:
+    """Whether u takes negative and positive values for x between low and high."""
+    rising = bool(sp.N(sp.diff(u, X).subs(sample)) > 0)
+    ends = [
+        (e if rising else -e) if e in (sp.oo, -sp.oo) else sp.N(u.subs(X, e).subs(sample))
+        for e in (low, high)
+    ]
+    return bool(min(ends) < 0), bool(max(ends) > 0)
 
 
 def _terms(expr: Any) -> list[Any]:
@@ -320,12 +322,8 @@ def _closed(
             at_zero = sp.limit(found, X, 0, "+" if sides[1] else "-")
         found = stabilise(found - at_zero)
         with mp.workdps(40):
-            for u in (
-                s * v
-                for s, used in zip((-1, 1), sides, strict=True)
-                if used
-                for v in (0.3, 2.7, 11)
-            ):
+            signs = [s for s, used in zip((-1, 1), sides, strict=True) if used]
+            for u in (s * v for s in signs for v in (0.3, 2.7, 11)):
                 truth = mp.quad(value, [0, mp.mpf(u) / 8, mp.mpf(u) / 2, u])
                 if abs(evaluate_expr(found, {X: mp.mpf(u)}, mp) - truth) > mp.mpf("1e-20") * (
                     1 + abs(truth)

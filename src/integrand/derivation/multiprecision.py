@@ -1,4 +1,4 @@
-"""Multi-precision evaluation of the derived SymPy expressions, by walking the tree (no lambdify)."""
+"""Multi-precision evaluation of the derived SymPy expressions, by walking the tree."""
 
 from __future__ import annotations
 

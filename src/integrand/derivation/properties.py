@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,8 +133,7 @@ def _smoothness(spec: Spec, cut: Any, values: Mapping[str, Any]) -> int:
         for order in range(n):
             newton.append(table[0])
             table = [
-                (b - a) / (xs[i + order + 1] - xs[i])
-                for i, (a, b) in enumerate(zip(table, table[1:], strict=False))
+                (b - a) / (xs[i + order + 1] - xs[i]) for i, (a, b) in enumerate(pairwise(table))
             ]
         derivatives = []
         for order in range(_ORDERS):
@@ -216,7 +216,7 @@ def _zeros(
 
 
 def _normal(cuts: list[float]) -> tuple[Array, Array]:
-    """Gauss-Legendre nodes between breakpoints and half-integers, weighted by the normal density."""
+    """Gauss-Legendre nodes between breakpoints and half-integers, times the normal density."""
     edges = np.unique(np.concatenate([np.arange(-26, 27) / 2.0, [c for c in cuts if abs(c) < 13]]))
     t, w = np.polynomial.legendre.leggauss(24)
     half = np.diff(edges)[:, None] / 2

@@ -19,7 +19,7 @@ class Table:
     - `near[side]`: the polynomial P with value = u * P(|u| / 2**lo)
     - `middle[side][segment]`: polynomial in t of the segment
     - `growth[side]`: (a2, a1, l, e) of a2 u^2 + a1 u + l log|u| + e u log|u| in the tail
-    - `far[side]`: the polynomial in 2**hi / |u| added to the growth (its value at 0 is the constant)
+    - `far[side]`: the polynomial in 2**hi / |u| added to the growth
     """
 
     name: str

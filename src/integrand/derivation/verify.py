@@ -99,13 +99,13 @@ def verify_program(spec: Spec, program: Program, quadrature: bool) -> float:
     """
     o = NumpyOps(64)
     worst = 0.0
+    # quadrature of an oscillation over thousands of periods is no truth
+    oscillates = any(op[0] == "call" and op[1] in ("sin", "cos") for op in program.ops)
+    far = () if oscillates else (2**14, -(2**14))
     with mp.workdps(24):
         for take, values in zip((len(_POINTS), 4), draws(spec), strict=False):
             params = {k: mp.mpf(repr(v)) for k, v in values.items()}
-            points = [mp.mpf(float(p)) for p in _POINTS[:take]] + [
-                mp.mpf(2) ** 14,
-                -(mp.mpf(2) ** 14),
-            ]
+            points = [mp.mpf(float(p)) for p in (*_POINTS[:take], *far)]
             with np.errstate(all="ignore"):
                 (got,) = evaluate(
                     program,
