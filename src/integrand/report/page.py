@@ -1,0 +1,98 @@
+"""`write_report`: one self-contained HTML file, and the same data as JSON beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from integrand.errors import DataError
+from integrand.report import sections, tables
+from integrand.report.collect import collect
+from integrand.report.ink import variables
+from integrand.train.files import write_json
+
+Data = Mapping[str, Any]
+Body = Callable[[Data], str]
+
+# part of the data, anchor, heading, body
+SECTIONS: tuple[tuple[str, str, str, Body], ...] = (
+    ("derive", "derive", "From the gradient to the activation", sections.derived),
+    ("certify", "errors", "Error at every bf16 input", sections.errors),
+    ("certify", "certificate", "Certificates", sections.certified),
+    ("bench", "speed", "Speed", sections.speed),
+    ("study", "training", "Matched training", sections.trained),
+    ("study", "learned", "What the activation learned", sections.learned),
+)
+
+
+def write_report(folder: Path | str) -> Path:
+    """Write report.html and report.json into a folder from the results that lie there.
+
+    Raises:
+        DataError: the folder holds no results, or jinja2 or matplotlib is missing.
+    """
+    folder = Path(folder)
+    data = collect(folder)
+    text = page(data)
+    write_json(folder / "report.json", data)
+    scratch = folder / ".report.html"
+    scratch.write_text(text, encoding="utf-8")
+    return scratch.replace(folder / "report.html")
+
+
+def page(data: Data) -> str:
+    """The HTML of collected results; parts that are absent are left out."""
+    try:
+        import jinja2
+        import matplotlib as mpl
+    except ImportError as error:
+        raise DataError(f"a report needs {error.name}; pip install 'integrand[demo]'") from None
+    del mpl
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (files("integrand.report") / "template.html").read_text(encoding="utf-8")
+    )
+    shown = [
+        {"id": anchor, "title": heading, "body": body(data[part])}
+        for part, anchor, heading, body in SECTIONS
+        if part in data
+    ]
+    shown.append({"id": "reproduce", "title": "Again", "body": sections.reproduce(data)})
+    name = data["derive"]["title"] if "derive" in data else "Matched training"
+    return template.render(
+        title=f"{name}, from its gradient to a trained model" if "derive" in data else name,
+        lead="You write the gradient. integrand writes the activation: derived, verified, certified "
+        "on every half-precision input, timed, and trained.",
+        facts=facts(data),
+        sections=shown,
+        light=variables(dark=False),
+        dark=variables(dark=True),
+    )
+
+
+def facts(data: Data) -> list[tuple[str, str]]:
+    """The figures at the head of the page: a number and what it is."""
+    found = []
+    if "derive" in data:
+        worst = max(data["derive"]["verified"].values(), default=0.0)
+        found.append((tables.number(worst, 2), "largest deviation from ∫ f′, in multi-precision"))
+    if "certify" in data:
+        rows = [r for r in data["certify"]["rows"] if r["subject"] == r["name"]]
+        worst = max(max(r["max_ulp_f"], r["max_ulp_df"]) for r in rows)
+        passed = sum(r["ok"] for r in rows)
+        found.append(
+            (
+                f"{worst:.2f} ulp",
+                f"worst error of f and f′, {passed} of {len(rows)} certificates hold",
+            )
+        )
+    if "bench" in data:
+        own = [r for r in data["bench"]["rows"] if tables.baseline_of(r) is None]
+        both = [r for r in own if r["direction"] == "forward+backward"]
+        for row in both or own:
+            ratio = row.get("ratio_compiled", row.get("ratio_silu"))
+            against = "torch.compile" if "ratio_compiled" in row else "F.silu"
+            dtype = tables.SHORT.get(row["dtype"], row["dtype"])
+            found.append((f"{ratio:.2f} ×", f"the time of {against}, {row['direction']}, {dtype}"))
+    return found
