@@ -21,6 +21,8 @@ log = logging.getLogger("integrand")
 # never -ffast-math: linked into a shared object it makes the whole process flush denormals to zero
 BASE = ["-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 BASE += ["-fPIC", "-shared"]
+# threading jumps through nested selects leaves branches that gcc then cannot vectorise
+BASE += ["-fno-thread-jumps"]
 NATIVE = ["-march=native"]
 WIDE = ["-mprefer-vector-width=512"]
 OPENMP = ["-fopenmp"]

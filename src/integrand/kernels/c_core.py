@@ -100,7 +100,7 @@ class Functions:
             body = self._table(what, bits) if isinstance(what, Table) else self._body(what, bits)
             type_ = "float" if bits == 32 else "double"
             second = f", {type_} p" if what == "pow" else ""
-            self.text[name] = f"static inline {type_} {name}({type_} x{second}) {{{body}\n}}"
+            self.text[name] = f"INLINE {type_} {name}({type_} x{second}) {{{body}\n}}"
         return name
 
     def _table(self, table: Table, bits: int) -> str:

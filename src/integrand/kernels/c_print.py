@@ -69,6 +69,7 @@ def prelude() -> str:
     """What every unit begins with: includes, storage formats, powers of two."""
     includes = [f"#include <{name}.h>" for name in INCLUDES]
     includes += ["#ifdef __linux__", "#include <sys/mman.h>", "#endif"]
+    includes += ["", "#define INLINE static inline __attribute__((always_inline))"]
     return "\n\n".join(["\n".join(includes), _text("storage.h"), _text("scale.h")])
 
 
@@ -98,8 +99,8 @@ def _types(program: Program, dtype: torch.dtype, bits: int) -> str:
         [
             f"typedef {real} real;",
             f"typedef {storage} storage;",
-            f"static inline real load(storage s) {{ return (real){load.format('s')}; }}",
-            f"static inline storage store(real x) {{ return (storage){store.format(narrowed)}; }}",
+            f"INLINE real load(storage s) {{ return (real){load.format('s')}; }}",
+            f"INLINE storage store(real x) {{ return (storage){store.format(narrowed)}; }}",
             f"enum {{ PARAMS = {count}, TERMS = {max(1, count)} }};",
         ]
     )
@@ -131,7 +132,7 @@ def _by_channel(fields: list[str]) -> list[str]:
         *(f"  {field.rstrip(';')}[BLOCK];" for field in fields),
         "} uniform_block;",
         "",
-        "static inline uniform at(const uniform_block *b, int j) {",
+        "INLINE uniform at(const uniform_block *b, int j) {",
         f"  const uniform u = {{{', '.join(f'b->{name}[j]' for name in names)}}};",
         "  return u;",
         "}",
@@ -198,11 +199,11 @@ def _scalar(
     values = evaluate(main, trace, Value(trace, "x"), given, outputs)
     lines = trace.lines(*values)
     if outputs == ["f"]:
-        head = f"static inline {trace.type} f({trace.type} x, const uniform *u) {{"
+        head = f"INLINE {trace.type} f({trace.type} x, const uniform *u) {{"
         tail = [f"return {trace.text(values[0])};"]
     else:
         head = (
-            f"static inline {trace.type} backward_one(\n    {trace.type} x, {trace.type} dout, "
+            f"INLINE {trace.type} backward_one(\n    {trace.type} x, {trace.type} dout, "
             f"const uniform *u, {trace.type} *terms) {{"
         )
         tail = [

@@ -19,6 +19,8 @@ def table_function(table: Table, bits: int, log: str) -> str:
     low, high = f"0x1p{table.lo}{suffix}", f"0x1p{table.hi}{suffix}"
 
     def number(value: float) -> str:
+        # below the smallest denormal C would warn
+        value = 0.0 if bits == 32 and abs(value) < 2.0**-150 else value
         text = f"{value:.9g}" if bits == 32 else f"{value:.17g}"
         return (text if any(m in text for m in ".en") else text + ".0") + suffix
 

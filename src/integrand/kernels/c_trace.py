@@ -86,6 +86,8 @@ class Trace:
             return str(int(number))
         if not math.isfinite(number):
             return "NAN" if math.isnan(number) else "INFINITY" if number > 0 else "-INFINITY"
+        if self.bits == 32 and abs(number) < 2.0**-150:
+            number = 0.0
         text = f"{number:.9g}" if self.bits == 32 else f"{number:.17g}"
         if not any(mark in text for mark in ".en"):
             text += ".0"

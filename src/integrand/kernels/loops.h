@@ -1,9 +1,11 @@
 /* elements in whole blocks of BLOCK; what is left goes through a padded copy of itself, so that
-   every element meets the same instructions wherever it stands */
+   every element meets the same instructions wherever it stands; the blocks copy what is uniform, for
+   a load under a condition from memory that may change keeps gcc from vectorising */
 enum { BLOCK = 64, RUN = 1024, CHUNK = 16384, SERIAL = 32768 };
 
 static inline void forward_block(
-    const storage *restrict x, storage *restrict y, const uniform *u) {
+    const storage *restrict x, storage *restrict y, const uniform *shared) {
+  const uniform own = *shared, *const u = &own;
 #pragma GCC ivdep
   for (int j = 0; j < BLOCK; j++) y[j] = store(f(load(x[j]), u));
 }
@@ -34,7 +36,8 @@ int forward(const storage *x, storage *y, int64_t n, const double *params, int t
 
 static inline void backward_block(
     const storage *restrict x, const storage *restrict dout, storage *restrict dx,
-    real lanes[restrict][BLOCK], const uniform *u) {
+    real lanes[restrict][BLOCK], const uniform *shared) {
+  const uniform own = *shared, *const u = &own;
 #pragma GCC ivdep
   for (int j = 0; j < BLOCK; j++) {
     real terms[TERMS];
@@ -45,7 +48,8 @@ static inline void backward_block(
 
 static inline void gradient_block(
     const storage *restrict x, const storage *restrict dout, storage *restrict dx,
-    const uniform *u) {
+    const uniform *shared) {
+  const uniform own = *shared, *const u = &own;
 #pragma GCC ivdep
   for (int j = 0; j < BLOCK; j++) {
     real terms[TERMS];

@@ -1,5 +1,5 @@
 /* ask for large pages under a large fresh result: most of its cost is otherwise page faults */
-static inline void large_pages(void *start, int64_t bytes) {
+INLINE void large_pages(void *start, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t page = 4096, low = ((uintptr_t)start + page - 1) & ~(page - 1);
   const uintptr_t high = ((uintptr_t)start + (uintptr_t)bytes) & ~(page - 1);
@@ -10,29 +10,29 @@ static inline void large_pages(void *start, int64_t bytes) {
 }
 
 /* bits of a number and back */
-static inline uint32_t bits32(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
-static inline float float32(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
-static inline uint64_t bits64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
-static inline double float64(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
+INLINE uint32_t bits32(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
+INLINE float float32(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
+INLINE uint64_t bits64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
+INLINE double float64(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
 
 /* storage formats: nan stays nan, round to nearest even, denormals as they are */
-static inline float load_bf16(uint16_t h) { return float32((uint32_t)h << 16); }
+INLINE float load_bf16(uint16_t h) { return float32((uint32_t)h << 16); }
 
-static inline uint16_t store_bf16(float x) {
+INLINE uint16_t store_bf16(float x) {
   const uint32_t u = bits32(x);
   const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
   const uint32_t quiet = u | 0x400000u;
   return (uint16_t)(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);
 }
 
-static inline float load_fp16(uint16_t h) {
+INLINE float load_fp16(uint16_t h) {
   const uint32_t magnitude = (uint32_t)(h & 0x7fffu) << 13;
   const uint32_t top = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
   const uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
   return float32(bits32(float32(magnitude) * 0x1p112f) | top | sign);
 }
 
-static inline uint16_t store_fp16(float x) {
+INLINE uint16_t store_fp16(float x) {
   const uint32_t u = bits32(x), a = u & 0x7fffffffu;
   const uint32_t normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13;
   /* adding 0.5 leaves the denormal's digits, rounded, at the end of the sum */
@@ -43,7 +43,7 @@ static inline uint16_t store_fp16(float x) {
 }
 
 /* round to odd: a second rounding to a half format is then as good as one */
-static inline float narrow(double x) {
+INLINE float narrow(double x) {
   const float y = (float)x;
   const uint32_t u = bits32(y);
   const uint32_t toward_zero = u - (fabs((double)y) > fabs(x) ? 1u : 0u);
