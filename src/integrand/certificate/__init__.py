@@ -1,7 +1,7 @@
 """The truth: exhaustive half-precision sweeps, sampled fp32 and fp64, any callable."""
 
 from integrand.certificate.certificate import Certificate, Failure, Region
-from integrand.certificate.certify import certify
+from integrand.certificate.certification import certify
 from integrand.certificate.peers import transformers_xielu, xielu_values
 from integrand.certificate.verification import Verification, verify
 

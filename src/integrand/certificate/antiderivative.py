@@ -14,7 +14,7 @@ from typing import Any
 from integrand.derivation.exact import breakpoints, exact
 from integrand.spec import Spec
 
-_DIGITS, _TOLERANCE, _DEPTH = 34, 1e-25, 10
+_DIGITS, _TOLERANCE, _DEPTH = 34, 1e-24, 10
 _FIRST, _LAST = -2, 1030
 
 
@@ -32,7 +32,7 @@ def _prepared() -> tuple[Any, list[Any], frozenset[Any]]:
 
 
 class Antiderivative:
-    """`Antiderivative(spec, params)(x)`: f(x) to about 25 digits relative to the integral of |g|,
+    """`Antiderivative(spec, params)(x)`: f(x) to about 23 digits relative to the integral of |g|,
     None where quadrature does not settle (a gradient that oscillates at large x)."""
 
     def __init__(self, spec: Spec, params: Mapping[str, Any]):
@@ -58,8 +58,10 @@ class Antiderivative:
         # go on from the cut nearer to the anchor
         base = i if self.anchor <= self._cuts[i] else i + 1
         known = self._reach(base)
-        step = self._between(self._cuts[base], x)
-        return None if known is None or step is None else known + step
+        if known is None:
+            return None
+        step = self._between(self._cuts[base], x, abs(known))
+        return None if step is None else known + step
 
     def _start(self) -> None:
         if self.mp.isfinite(self.anchor):
@@ -94,7 +96,7 @@ class Antiderivative:
                 known = self._at[j]
                 part = None
                 if known is not None:
-                    part = self._between(self._cuts[j], self._cuts[j + step])
+                    part = self._between(self._cuts[j], self._cuts[j + step], abs(known))
                 j += step
                 self._at[j] = None if part is None else known + part
         return self._at[i]
@@ -102,24 +104,26 @@ class Antiderivative:
     def _g(self, t: Any) -> Any:
         return exact(self.node, t, self.params, self.mp)
 
-    def _between(self, a: Any, b: Any) -> Any:
-        return self.mp.zero if a == b else self._adaptive(a, b, 0)
+    def _between(self, a: Any, b: Any, scale: Any) -> Any:
+        """The integral from a to b, to `_TOLERANCE` of itself or of `scale`."""
+        return self.mp.zero if a == b else self._adaptive(a, b, scale, 0)
 
-    def _adaptive(self, a: Any, b: Any, depth: int) -> Any:
+    def _adaptive(self, a: Any, b: Any, scale: Any, depth: int) -> Any:
         mp = self.mp
         coarse, fine, size = self._rules(a, b)
-        if abs(fine - coarse) <= _TOLERANCE * size:
+        allowed = _TOLERANCE * max(size, scale)
+        if abs(fine - coarse) <= allowed:
             return fine
         if depth == 2:
             # a power or logarithm at an end defeats Gauss-Legendre, not tanh-sinh
             total, error = mp.quad(self._g, [a, b], error=True)
-            if error <= _TOLERANCE * size:
+            if error <= allowed:
                 return total
         if depth == _DEPTH:
             return None
         middle = (a + b) / 2
-        left = self._adaptive(a, middle, depth + 1)
-        right = None if left is None else self._adaptive(middle, b, depth + 1)
+        left = self._adaptive(a, middle, scale, depth + 1)
+        right = None if left is None else self._adaptive(middle, b, scale, depth + 1)
         return None if right is None else left + right
 
     def _rules(self, a: Any, b: Any) -> tuple[Any, Any, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class Entry:
     params: tuple[torch.Tensor, ...] = ()
     compiled: bool = False
     computes: bool = True
-    values: Mapping[str, float] | None = field(default=None)
+    values: Mapping[str, float] | None = None
 
 
 def own(
@@ -45,41 +45,54 @@ def own(
     return Entry(act.name, impl, lambda x: act(x, impl=impl, **tensors), leaves)
 
 
-def compiled(entry: Entry, name: str) -> Entry:
-    """The same under `torch.compile`, called `name`."""
-    call = torch.compile(entry.call, dynamic=False)
-    return Entry(name, entry.impl, call, entry.params, True, entry.computes, entry.values)
+def compiled(entry: Entry) -> Entry:
+    """The same under `torch.compile`."""
+    return replace(entry, call=torch.compile(entry.call, dynamic=False), compiled=True)
+
+
+BASELINES = ("silu", "reference", "compiled", "transformers", "transformers_compiled")
 
 
 def baselines(
-    act: Any, params: Mapping[str, float] | None, dtype: torch.dtype, device: str
+    act: Any,
+    params: Mapping[str, float] | None,
+    dtype: torch.dtype,
+    device: str,
+    names: Sequence[str] = BASELINES,
 ) -> dict[str, Entry]:
     """By name: `silu` (torch's own kernel, the yardstick), `reference` and `compiled` (the plain
     traceable formula, eager and under torch.compile), and for xIELU `transformers` and
     `transformers_compiled` where that library is installed."""
+    found: dict[str, Entry] = {}
     reference = own(act, "reference", params, dtype, device)
-    found = {
-        "silu": Entry("F.silu", "torch", F.silu, computes=False),
-        "reference": reference,
-        "compiled": compiled(reference, act.name),
-    }
-    if act.name == "xielu":
-        try:
-            peer = _transformers(params, dtype, device)
-        except ImportError:
-            logger.info("transformers is not installed: its xIELU is not among the baselines")
-        else:
-            found["transformers"] = peer
-            found["transformers_compiled"] = compiled(peer, peer.name)
+    peer = _transformers(act, params, dtype, device) if set(names) & set(BASELINES[3:]) else None
+    for name in names:
+        match name:
+            case "silu":
+                found[name] = Entry("F.silu", "torch", F.silu, computes=False)
+            case "reference":
+                found[name] = reference
+            case "compiled":
+                found[name] = compiled(reference)
+            case "transformers" if peer:
+                found[name] = peer
+            case "transformers_compiled" if peer:
+                found[name] = compiled(peer)
     return found
 
 
-def _transformers(params: Mapping[str, float] | None, dtype: torch.dtype, device: str) -> Entry:
+def _transformers(
+    act: Any, params: Mapping[str, float] | None, dtype: torch.dtype, device: str
+) -> Entry | None:
     from integrand.certificate import transformers_xielu, xielu_values
 
+    if act.name != "xielu":
+        return None
     init = {k if k == "beta" else f"{k}_init": v for k, v in (params or {}).items()}
-    module = transformers_xielu(dtype, **init).to(device)
-    return Entry(
-        "XIELUActivation", "transformers", module, tuple(module.parameters()),
-        values=xielu_values(module),
-    )  # fmt: skip
+    try:
+        module = transformers_xielu(dtype, **init).to(device)
+    except ImportError:
+        logger.info("transformers is not installed: its xIELU is not among the baselines")
+        return None
+    leaves = tuple(module.parameters())
+    return Entry("XIELUActivation", "transformers", module, leaves, values=xielu_values(module))

@@ -11,9 +11,9 @@ import torch
 
 from integrand.certificate import Certificate, certify
 from integrand.errors import CertificationError
-from integrand.timing.baselines import Entry, baselines, own
-from integrand.timing.memory import allocation, saved_bytes
-from integrand.timing.paired import paired, ratio
+from integrand.timing.baselines import BASELINES, Entry, Function, baselines, own
+from integrand.timing.memory import saved_bytes
+from integrand.timing.pairing import paired, ratio
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -30,25 +30,23 @@ def bench(
     *,
     against: Sequence[str] | None = None,
     directions: Sequence[str] = DIRECTIONS,
-    fresh: Sequence[bool] = (True,),
     rounds: int = 15,
     warmup: int = 3,
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
-    """Rows of paired timings, one per implementation or baseline, dtype, direction, allocation.
+    """Rows of paired timings, one per implementation or baseline, dtype and direction.
 
     A row has `name impl compiled dtype shape direction allocated threads median_s` (seconds per
-    call), `saved_bytes` (kept for backward per element, input included), `certified` (True, False,
-    None for a yardstick that is another function), and for every baseline B `ratio_B`, the median
-    over rounds of the time relative to B, with its quartiles in `spread_B`. Backward computes the
-    gradient of x and of every trainable parameter.
+    call, which allocates its results: `allocated`), `saved_bytes` (kept for backward per element,
+    input included), `certified` (True, False, None for a yardstick that is another function), and
+    for every baseline B `ratio_B`, the median over rounds of the time relative to B, with its
+    quartiles in `spread_B`. Backward computes the gradient of x and of every trainable parameter.
 
     Args:
         impls: implementations of `act` to time.
         against: names of baselines (`silu reference compiled transformers transformers_compiled`);
             default: all there are.
-        fresh: per entry, whether outputs are fresh pages (`allocated` True) or reused memory.
         progress: called with a line of text; default: `logging` at INFO.
 
     Raises:
@@ -58,17 +56,16 @@ def bench(
     rows: list[Row] = []
     for dtype in dtypes:
         entries = _entries(act, params, impls, against, dtype, device)
+        generator = torch.Generator().manual_seed(0)
+        x, dout = (torch.randn(*shape, generator=generator).to(device, dtype) for _ in range(2))
         verdicts = {}
         for key, entry in entries.items():
             tell(f"{entry.name} ({key}) {dtype}: certificate")
-            verdicts[key] = _verdict(act, entry, key, params, dtype, device)
-        generator = torch.Generator().manual_seed(0)
-        x, dout = (torch.randn(*shape, generator=generator).to(device, dtype) for _ in range(2))
+            verdicts[key] = _verdict(act, entry, key, params, x)
         saved = {key: saved_bytes(entry.call, x) for key, entry in entries.items()}
         for direction in directions:
-            for pages in fresh:
-                tell(f"{act.name} {dtype} {direction}: {rounds} rounds of {len(entries)}")
-                rows += _timed(entries, verdicts, saved, direction, pages, x, dout, rounds, warmup)
+            tell(f"{act.name} {dtype} {direction}: {rounds} rounds of {len(entries)}")
+            rows += _timed(entries, verdicts, saved, direction, x, dout, rounds, warmup)
     return rows
 
 
@@ -76,25 +73,26 @@ def _entries(
     act: Any, params: Mapping[str, float] | None, impls: Sequence[str],
     against: Sequence[str] | None, dtype: torch.dtype, device: str,
 ) -> dict[str, Entry]:  # fmt: skip
-    known = baselines(act, params, dtype, device)
-    if against is not None:
-        known = {name: known[name] for name in against if name in known}
+    known = baselines(act, params, dtype, device, BASELINES if against is None else against)
     return {**{f"impl:{i}": own(act, i, params, dtype, device) for i in impls}, **known}
 
 
 def _verdict(
-    act: Any, entry: Entry, key: str, params: Mapping[str, float] | None, dtype: torch.dtype,
-    device: str,
-) -> bool | None:  # fmt: skip
+    act: Any, entry: Entry, key: str, params: Mapping[str, float] | None, x: torch.Tensor
+) -> bool | None:
     if not entry.computes:
         return None
-    ours = entry.values is None
+    peer = entry.compiled or entry.values is not None
     # a peer that rounds its parameters is measured at the values it uses
     cert: Certificate = certify(
-        act, dtype, params if ours else entry.values,
-        impl=entry.impl if ours else "auto", compiled=entry.compiled,
-        candidate=None if ours else entry.call, device=device, thorough=False,
-    )  # fmt: skip
+        act,
+        x.dtype,
+        entry.values or params,
+        impl="auto" if peer else entry.impl,
+        candidate=_in_shape(entry.call, x.shape) if peer else None,
+        device=str(x.device),
+        thorough=False,
+    )
     if not cert.ok and key.startswith("impl:"):
         raise CertificationError(
             f"no speed for '{act.name}' with impl='{entry.impl}' in {cert.dtype}: its certificate "
@@ -103,14 +101,26 @@ def _verdict(
     return cert.ok
 
 
+def _in_shape(call: Function, shape: torch.Size) -> Function:
+    """The call on a flat tensor, padded to the shape that is timed: what is compiled for it is
+    measured, and is not compiled again."""
+    numel = shape.numel()
+
+    def padded(x: torch.Tensor) -> torch.Tensor:
+        parts = [torch.nn.functional.pad(p, (0, numel - len(p))) for p in x.split(numel)]
+        y = torch.cat([call(p.view(shape)).flatten() for p in parts])
+        return y[: len(x)]
+
+    return padded
+
+
 def _timed(
     entries: Mapping[str, Entry], verdicts: Mapping[str, bool | None], saved: Mapping[str, float],
-    direction: str, fresh: bool, x: torch.Tensor, dout: torch.Tensor, rounds: int, warmup: int,
+    direction: str, x: torch.Tensor, dout: torch.Tensor, rounds: int, warmup: int,
 ) -> list[Row]:  # fmt: skip
     calls = {key: _call(entry, direction, x, dout) for key, entry in entries.items()}
     wait = torch.cuda.synchronize if x.is_cuda else None
-    with allocation(fresh) as took:
-        seconds = paired(calls, rounds, warmup, synchronize=wait)
+    seconds = paired(calls, rounds, warmup, synchronize=wait)
     rows = []
     for key, entry in entries.items():
         row: Row = {
@@ -120,7 +130,7 @@ def _timed(
             "dtype": str(x.dtype).removeprefix("torch."),
             "shape": list(x.shape),
             "direction": direction,
-            "allocated": fresh or not took,
+            "allocated": True,
             "threads": torch.get_num_threads(),
             "median_s": statistics.median(seconds[key]),
             "saved_bytes": saved[key],
