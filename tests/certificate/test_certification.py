@@ -193,3 +193,5 @@ def test_bad_requests_are_refused(xielu: HandMade) -> None:
         certify(xielu, dtype=torch.int8)
     with pytest.raises(CertificationError, match="same shape and dtype"):
         certify(xielu, candidate=lambda x: x.float())
+    with pytest.raises(CertificationError, match="must be differentiable"):
+        certify(xielu, candidate=lambda x: x.detach() + 1)

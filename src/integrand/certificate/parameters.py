@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,11 @@ def parameter_errors(
     errors = dict.fromkeys(names, 0.0)
     for dout in (mixed, mixed.abs()):
         y = subject.call(x.to(subject.device), leaves)
-        computed = torch.autograd.grad(
-            y, [leaves[n] for n in names], dout.to(subject.device), allow_unused=True
-        )
+        computed: Sequence[torch.Tensor | None] = [None] * len(names)
+        if y.requires_grad:
+            computed = torch.autograd.grad(
+                y, [leaves[n] for n in names], dout.to(subject.device), allow_unused=True
+            )
         weight = dout.double().numpy()
         for name, got in zip(names, computed, strict=True):
             terms = weight * exact[f"d_{name}"][0]

@@ -37,6 +37,11 @@ class Subject:
                 f"{self.label} must map a tensor to one of the same shape and dtype, "
                 f"{x.dtype} {tuple(x.shape)}, got {got}"
             )
+        if not y.requires_grad:
+            raise CertificationError(
+                f"{self.label} must be differentiable: its output has no gradient (is it detached, "
+                "or computed under torch.no_grad?)"
+            )
         (dx,) = torch.autograd.grad(y, x, torch.ones_like(y), allow_unused=True)
         if dx is None:
             dx = torch.zeros_like(x)
