@@ -21,7 +21,7 @@ JOINTS += (709.7, 745, 1e5, 1e30)
 @cache
 def compiled(bits: int) -> ctypes.CDLL:
     """Every primitive as `run_NAME(x, y, n)`, and `run_pow(x, p, y, n)`."""
-    functions = Functions()
+    functions = Functions(rounded=bits == 32)
     names = {name: functions(name, bits) for name in [*PRIMITIVES, "pow"]}
     real = "float" if bits == 32 else "double"
     loops = [

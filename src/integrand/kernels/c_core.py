@@ -71,28 +71,37 @@ _CONSTANTS: dict[int, dict[str, Any]] = {
 }
 
 # pow through double; the exponent's parity gives the sign of a power of a negative number
-_POW32 = """
-  const double q = p, negative = x < 0.0f ? -1.0 : 1.0;
-  const double magnitude = exp_64(q * log_64(negative * x));
-  const double parity = rint(q * 0.5) * 2.0 == q ? 1.0 : (rint(q) == q ? -1.0 : NAN);
-  const double value = x < 0.0f ? magnitude * parity : magnitude;
-  return q == 0.0 ? 1.0f : (float)value;"""
+_POW = """
+  const double base = x, q = p, side = base < 0.0 ? -1.0 : 1.0;
+  const double magnitude = exp_64(q * log_64(side * base));
+  const double rest = q - rint(q);
+  /* 1 for even q, -1 for odd, nan between: by arithmetic, which vectorises where selects do not */
+  const double parity = 1.0 - 4.0 * fabs(q * 0.5 - rint(q * 0.5)) + sqrt(-rest * rest);
+  const double value = base < 0.0 ? magnitude * parity : magnitude;
+  return ({t})(q == 0.0 ? 1.0 : value);"""
 
 _NATIVE = {
     32: {"sqrt": "sqrtf", "abs": "fabsf", "rint": "rintf"},
-    64: {"sqrt": "sqrt", "abs": "fabs", "rint": "rint", "sin": "sin", "cos": "cos", "pow": "pow"},
+    64: {"sqrt": "sqrt", "abs": "fabs", "rint": "rint", "sin": "sin", "cos": "cos"},
 }
 
 
 class Functions:
-    """The functions called so far, in the order in which C needs them."""
+    """The functions called so far, in the order in which C needs them.
 
-    def __init__(self) -> None:
+    Where results are rounded to fewer bits than 64, `rounded`, a power is exp(p log x) in double:
+    good to 1e-13, and fit for vectors. Elsewhere it is the C library's.
+    """
+
+    def __init__(self, rounded: bool = True) -> None:
+        self.rounded = rounded
         self.text: dict[str, str] = {}
 
     def __call__(self, what: Any, bits: int) -> str:
         """The C name of a primitive, `pow` or a table, defined on first use."""
         native = _NATIVE[bits].get(what) if isinstance(what, str) else None
+        if what == "pow" and bits == 64 and not self.rounded:
+            native = "pow"
         if native is not None:
             return native
         name = f"{what}_{bits}" if isinstance(what, str) else f"table_{what.name}_{bits}"
@@ -115,7 +124,7 @@ class Functions:
             case "pow":
                 self("exp", 64)
                 self("log", 64)
-                return _POW32
+                return _POW.format(t="float" if bits == 32 else "double")
             case "sin" | "cos":
                 return f"\n  return (float){name}((double)x);"
         definition = PRIMITIVES[name].definition

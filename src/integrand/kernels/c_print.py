@@ -46,7 +46,7 @@ def source(
     `formula` is a line for the reader.
     """
     bits = compute_bits(program, dtype)
-    functions = Functions()
+    functions = Functions(rounded=dtype != torch.float64)
     hoisted = _hoisted(program)
     body = [
         _uniform(program, hoisted, functions, per_channel),
