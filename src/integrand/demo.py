@@ -24,10 +24,11 @@ from integrand.activation import Activation, derive
 from integrand.certificate import certify, transformers_xielu, xielu_values
 from integrand.errors import DataError
 from integrand.report.curves import curves
+from integrand.report.describe import to_data
 from integrand.report.machine import environment
 from integrand.report.page import write_report
 from integrand.report.sweep import sweep
-from integrand.spec import Param, Spec, to_toml
+from integrand.spec import Param, Spec
 from integrand.timing import bench
 from integrand.train import DataConfig, Recipe, matched, prepare
 from integrand.train import demo as recipe
@@ -89,7 +90,8 @@ class Run:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.started = time.monotonic()
+        self.started = self.entered = time.monotonic()
+        self.now = ""
         self.seconds: dict[str, float] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -145,36 +147,19 @@ class Run:
     def tell(self, name: str, text: str) -> None:
         """One line on stderr: the stage, what it does, the time left at the usual pace."""
         place = STAGES.index(name)
-        left = sum(TYPICAL_SECONDS[s] for s in STAGES[place:])
+        if name != self.now:
+            self.now, self.entered = name, time.monotonic()
+        here = TYPICAL_SECONDS[name] - (time.monotonic() - self.entered)
+        left = round(max(0, here) + sum(TYPICAL_SECONDS[s] for s in STAGES[place + 1 :]))
+        clock = f"about {left // 60}:{left % 60:02d} left"
         print(
-            f"demo {place + 1}/{len(STAGES)} {name}: {text} (about {left // 60}:{left % 60:02d} left)",
-            file=sys.stderr,
-            flush=True,
+            f"demo {place + 1}/{len(STAGES)} {name}: {text} ({clock})", file=sys.stderr, flush=True
         )
 
 
 def _derive(act: Activation) -> dict[str, Any]:
-    from integrand.derivation.text import to_text
-
-    spec = act.spec
-    return {
-        "kind": "derive",
-        "kind_declared": spec.kind,
-        "name": spec.name,
-        "title": "xIELU",
-        "text": (f"f'(x) = {spec.gradient}").replace(" else ", "\n        else "),
-        "toml": to_toml(spec),
-        "values": spec.values(),
-        "formula": act.formula,
-        "df": to_text(act.df),
-        "partials": {
-            name: to_text(act.partials[name]) for name, p in spec.params.items() if p.trainable
-        },
-        "path": list(act.path),
-        "verified": dict(act.verified),
-        "properties": _plain(act.properties.to_dict()),
-        "curves": curves(act),
-    }
+    trainable = [name for name, p in act.spec.params.items() if p.trainable]
+    return {**to_data(act), "title": "xIELU", "trainable": trainable, "curves": curves(act)}
 
 
 def _certify(act: Activation, quick: bool, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -217,7 +202,7 @@ def _peer(cert: Mapping[str, Any], own: Mapping[str, Any], module: Any) -> dict[
     means = ("mean_ulp_f", "mean_ulp_df")
     return {
         "version": transformers.__version__,
-        "at_zero": {"f": float(y), "df": float(dx), "exact_df": cert["params"]["beta"]},
+        "at_zero": {"f": float(y.detach()), "df": float(dx), "exact_df": cert["params"]["beta"]},
         **{k: cert[k] for k in (*shares, *means)},
         **{f"own_{k}": own[k] for k in means},
     }
@@ -274,17 +259,6 @@ def code() -> str:
 
 def _hash(inputs: list[Any]) -> str:
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Numbers JSON knows, keys as text."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and value - value != 0:
-        return str(value)
-    return value
 
 
 def _need(package: str) -> None:

@@ -21,7 +21,7 @@ def gradient_and_function(derived: Data, standalone: bool = False) -> str:
     made, (left, right) = figure(7.6, 2.9, columns=2)
     x = derived["curves"]["x"]
     declared, found = "what you write", "what integrand writes"
-    if derived["kind_declared"] == "function":
+    if derived["declares"] == "function":
         declared, found = found, declared
     for ax, key, title, shade in (
         (left, "df", f"gradient f′   ({declared})", "peer"),

@@ -13,6 +13,10 @@ from integrand.report.collect import collect
 from integrand.report.ink import variables
 from integrand.train.files import write_json
 
+LEAD = (
+    "You write the gradient. integrand writes the activation: derived, verified, certified on "
+    "every half-precision input, timed, and trained."
+)
 Data = Mapping[str, Any]
 Body = Callable[[Data], str]
 
@@ -62,8 +66,7 @@ def page(data: Data) -> str:
     name = data["derive"]["title"] if "derive" in data else "Matched training"
     return template.render(
         title=f"{name}, from its gradient to a trained model" if "derive" in data else name,
-        lead="You write the gradient. integrand writes the activation: derived, verified, certified "
-        "on every half-precision input, timed, and trained.",
+        lead=LEAD,
         facts=facts(data),
         sections=shown,
         light=variables(dark=False),

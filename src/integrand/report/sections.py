@@ -22,7 +22,10 @@ def derived(data: Data) -> str:
     partials = "".join(
         f"<div>{_formula(text, data, f'∂f/∂{tables.letters(name)} ')}</div>"
         for name, text in data["partials"].items()
+        if name in data["trainable"]
     )
+    left = "f′(x)" if data["declares"] == "gradient" else "f(x)"
+    written = f"{left} = {data['text']}".replace(" else ", "\n        else ")
     return f"""
 {
         figure(
@@ -31,7 +34,7 @@ def derived(data: Data) -> str:
         )
     }
 <div class="pair">
-<div class="panel"><b>you write</b><pre>{escape(data["text"])}</pre>
+<div class="panel"><b>you write</b><pre>{escape(written)}</pre>
 {_formula(data["df"], data, "f′")}</div>
 <div class="panel"><b>integrand writes</b>{_formula(data["formula"], data, "f")}{partials}</div>
 </div>

@@ -49,6 +49,19 @@ class Table:
             f"<tbody>{''.join(body)}</tbody></table></div>"
         )
 
+    def plain(self) -> str:
+        """Aligned columns for a terminal."""
+        lines = [list(self.head), *([c.text for c in row] for row in self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
+        numeric = [any(r[i].kind.startswith("n") for r in self.rows) for i in range(len(self.head))]
+        return "\n".join(
+            "  ".join(
+                text.rjust(w) if n else text.ljust(w)
+                for text, w, n in zip(line, widths, numeric, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
     def markdown(self) -> str:
         """A GitHub table."""
         numeric = [any(r[i].kind.startswith("n") for r in self.rows) for i in range(len(self.head))]

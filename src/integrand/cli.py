@@ -1,0 +1,408 @@
+"""The command line: every command is a few lines over the public Python API."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+Dtype = Literal["bf16", "fp16", "fp32", "fp64"]
+
+
+def derive(
+    what: str,
+    /,
+    param: tuple[str, ...] = (),
+    function: bool = False,
+    anchor: str | None = None,
+    name: str = "custom",
+    json: Path | None = None,
+) -> int:
+    """Derive an activation from its gradient and print it, verified.
+
+    Args:
+        what: a gradient such as "a*x if x > 0 else 0", a catalogue name, or FILE.toml.
+        param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated.
+        function: the text is f itself, not its gradient.
+        anchor: fixes the constant: POINT,VALUE such as -oo,0 (default: f(0) = 0).
+        name: what a text is called.
+        json: also write the result as JSON.
+    """
+    from integrand.report.describe import to_data, to_terminal
+
+    data = to_data(_activation(what, param, function, anchor, name))
+    _keep(json, data)
+    print(to_terminal(data))
+    return 0
+
+
+def show(
+    what: str,
+    /,
+    target: Literal["torch", "c"] = "torch",
+    dtype: Dtype = "fp32",
+    param: tuple[str, ...] = (),
+    function: bool = False,
+    anchor: str | None = None,
+    name: str = "custom",
+    json: Path | None = None,
+) -> int:
+    """Print readable source of f and of its backward.
+
+    Args:
+        what: a gradient, a catalogue name, or FILE.toml.
+        target: torch (a module without dependencies on integrand) or c.
+        dtype: of the C source.
+        param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated.
+        function: the text is f itself, not its gradient.
+        anchor: fixes the constant: POINT,VALUE such as -oo,0 (default: f(0) = 0).
+        name: what a text is called.
+        json: also write the source as JSON.
+    """
+    act = _activation(what, param, function, anchor, name)
+    text = act.source(target, _dtypes((dtype,))[0])
+    _keep(json, {"kind": "show", "name": act.name, "target": target, "source": text})
+    print(text)
+    return 0
+
+
+def certify(
+    what: str | None = None,
+    /,
+    dtype: tuple[Dtype, ...] = (),
+    params: str | None = None,
+    impl: Literal["auto", "reference", "c"] = "auto",
+    compiled: bool = False,
+    all: bool = False,
+    param: tuple[str, ...] = (),
+    function: bool = False,
+    anchor: str | None = None,
+    name: str = "custom",
+    json: Path | None = None,
+) -> int:
+    """Measure an implementation against the exact values; exit status 1 where it fails.
+
+    Args:
+        what: a gradient, a catalogue name, or FILE.toml.
+        dtype: bf16 and fp16 (the default: every bit pattern), fp32, fp64 (sampled); repeatable.
+        params: parameter values such as alpha_p=166,alpha_n=41.25 (default: initial values).
+        impl: the implementation.
+        compiled: measure it under torch.compile.
+        all: the whole catalogue instead of one activation.
+        param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated.
+        function: the text is f itself, not its gradient.
+        anchor: fixes the constant: POINT,VALUE such as -oo,0 (default: f(0) = 0).
+        name: what a text is called.
+        json: also write the rows as JSON, such as results/certify/catalogue/summary.json.
+    """
+    from integrand import activation, names
+    from integrand.certificate import certify as measure
+    from integrand.errors import SpecError
+
+    if all == (what is not None):
+        raise SpecError("certify takes one activation, or --all for the whole catalogue")
+    from integrand.declared import values
+
+    given = values(params)
+    if all and (params or param or function or anchor):
+        raise SpecError("--all certifies the catalogue as declared: leave out other declarations")
+    if all:
+        subjects: Iterable[Any] = (activation(name) for name in names())
+    else:
+        subjects = [_activation(what, param, function, anchor, name)]
+    rows = []
+    for place, act in enumerate(subjects):
+        for kind in _dtypes(dtype or ("bf16", "fp16")):
+            if all:
+                _tell(
+                    f"{place + 1} of {len(names())}: {act.name} {str(kind).removeprefix('torch.')}"
+                )
+            cert = measure(act, kind, given or None, impl=impl, compiled=compiled)
+            rows.append(cert.to_dict())
+            if not all or not cert.ok:
+                print(cert)
+    failed = sum(not r["ok"] for r in rows)
+    if all:
+        from integrand.report.tables import certificates
+
+        print(certificates(rows).plain())
+        print(f"{len(rows) - failed} of {len(rows)} certificates hold")
+    _keep(json, {"kind": "certify", "rows": rows})
+    return 1 if failed else 0
+
+
+def bench(
+    what: str,
+    /,
+    dtype: tuple[Dtype, ...] = (),
+    shape: tuple[int, int] = (1024, 4096),
+    params: str | None = None,
+    impl: tuple[Literal["auto", "reference", "c"], ...] = (),
+    against: tuple[str, ...] = (),
+    rounds: int = 15,
+    param: tuple[str, ...] = (),
+    function: bool = False,
+    anchor: str | None = None,
+    name: str = "custom",
+    json: Path | None = None,
+) -> int:
+    """Time an activation next to named baselines; exit status 1 where its certificate fails.
+
+    Args:
+        what: a gradient, a catalogue name, or FILE.toml.
+        dtype: fp32 and bf16 (the default), fp16, fp64; may be repeated.
+        shape: rows and columns of the tensor.
+        params: parameter values such as alpha_p=166,alpha_n=41.25 (default: a module's).
+        impl: implementations to time (default: auto); may be repeated.
+        against: names of baselines (default: all there are); may be repeated.
+        rounds: paired measurements of each entry.
+        param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated.
+        function: the text is f itself, not its gradient.
+        anchor: fixes the constant: POINT,VALUE such as -oo,0 (default: f(0) = 0).
+        name: what a text is called.
+        json: also write the rows as JSON, such as results/bench/xielu/summary.json.
+    """
+    from integrand.declared import values
+    from integrand.errors import SpecError
+    from integrand.timing import bench as measure
+    from integrand.timing import table
+
+    if rounds < 1 or min(shape) < 1:
+        raise SpecError(f"--rounds and --shape must be at least 1, got {rounds} and {shape}")
+    given = values(params)
+    act = _activation(what, param, function, anchor, name)
+    _known(act, given)
+    rows = measure(
+        act,
+        _dtypes(dtype or ("fp32", "bf16")),
+        shape,
+        given or None,
+        impl or ("auto",),
+        against=against or None,
+        rounds=rounds,
+        progress=_tell,
+    )
+    _keep(json, {"kind": "bench", "rows": rows, "rounds": rounds})
+    print(table(rows))
+    return 0
+
+
+def list_(json: Path | None = None, markdown: bool = False) -> int:
+    """List the catalogue: names, titles, sources.
+
+    Args:
+        json: also write the rows as JSON.
+        markdown: print the catalogue page instead.
+    """
+    from integrand.spec import names, row, to_toml
+
+    rows = [row(name) for name in names()]
+    _keep(json, {"kind": "list", "rows": [
+        {"name": r.spec.name, "title": r.title, "family": r.family, "status": r.status,
+         "source": r.spec.source, "aliases": list(r.aliases), "toml": to_toml(r.spec)}
+        for r in rows
+    ]})  # fmt: skip
+    if markdown:
+        from integrand.report.catalogue_page import catalogue_markdown
+
+        print(catalogue_markdown(), end="")
+        return 0
+    width = max(len(r.spec.name) for r in rows)
+    for r in rows:
+        print(f"{r.spec.name:<{width}}  {r.title}  ({r.spec.source})")
+    return 0
+
+
+def train(
+    variants: tuple[str, ...] = ("swiglu", "relu2", "xielu"),
+    /,
+    data: str = "python-docs",
+    out: Path = Path("runs/train"),
+    steps: int | None = None,
+    seed: int = 0,
+    json: Path | None = None,
+) -> int:
+    """Train matched decoders that differ in their activation alone: a smoke test at toy size.
+
+    Args:
+        variants: catalogue names, gated names such as swiglu, or FILE.toml.
+        data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME.
+        out: where runs are kept; the same command goes on with a run that was stopped.
+        steps: steps of each run (default: the recipe's).
+        seed: of initial weights and of the order of batches.
+        json: also write the summary as JSON.
+    """
+    from integrand.train import matched
+    from integrand.trained import recipe
+
+    config, chosen, activations = recipe(variants, data, steps, seed)
+    summary = matched(config, chosen, out, activations=activations)
+    _keep(json, summary)
+    from integrand.report.tables import study
+
+    print(study(summary["variants"]).plain())
+    return 0
+
+
+def report(folder: Path, /) -> int:
+    """Write report.html and report.json from the results in a folder.
+
+    Args:
+        folder: such as runs/demo.
+    """
+    from integrand.report import write_report
+
+    print(write_report(folder))
+    return 0
+
+
+def demo(data: str = "python-docs", out: Path = Path("runs/demo"), quick: bool = False) -> int:
+    """Derive, certify, time and train xIELU, and write a page that shows it.
+
+    Args:
+        data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME.
+        out: where results and report.html go; the same command goes on after a stop.
+        quick: a few steps at a small size, to see that everything runs.
+    """
+    from integrand.demo import demo as run
+
+    print(run(data, out, quick))
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "derive": derive,
+    "show": show,
+    "certify": certify,
+    "bench": bench,
+    "list": list_,
+    "train": train,
+    "report": report,
+    "demo": demo,
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status: 0 done, 1 a check failed, 2 bad input, 130 stopped."""
+    from integrand.errors import CertificationError, Error
+
+    try:
+        return _parse(list(sys.argv[1:] if args is None else args))()
+    except CertificationError as error:
+        return _fail(str(error), 1)
+    except Error as error:
+        return _fail(str(error), 2)
+    except BrokenPipeError:
+        # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "stopped; the same command goes on where it can", 130)
+
+
+def _parse(args: list[str]) -> Callable[[], int]:
+    """The command with its arguments, not yet run."""
+    import tyro
+
+    from integrand.errors import SpecError
+
+    def deferred(command: Callable[..., int]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def keep(*values: Any, **options: Any) -> Callable[[], int]:
+            return lambda: command(*values, **options)
+
+        return keep
+
+    # a text or an anchor may begin with a minus; options have two
+    args = [f" {a}" if a[:1] == "-" and a[:2] != "--" and a != "-h" else a for a in args]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: deferred(command) for name, command in COMMANDS.items()},
+                prog="integrand",
+                description="You write the gradient. integrand writes the activation.",
+                args=args,
+                config=(tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        command = args[0] if args and args[0] in COMMANDS else ""
+        raise SpecError(
+            f"{_first_words(said.getvalue())}; see `integrand {command + ' ' if command else ''}"
+            "--help`"
+        ) from None
+
+
+def _first_words(box: str) -> str:
+    """The message inside a drawn box, without its frame."""
+    lines = [line.strip("╭╮╰╯│─━┃┏┓┗┛+-| ") for line in box.splitlines()[1:]]
+    message = []
+    for line in lines:
+        if not line and message:
+            break
+        message += [line] if line else []
+    return " ".join(message).rstrip(".:") or "the command line cannot be read"
+
+
+def _activation(
+    what: str | None, param: Sequence[str], function: bool, anchor: str | None, name: str
+) -> Any:
+    from integrand.activation import derive as derived
+    from integrand.declared import declared
+
+    return derived(declared(what or "", param, function, anchor, name))
+
+
+def _known(act: Any, given: dict[str, float]) -> None:
+    from integrand.errors import SpecError
+
+    if unknown := set(given) - set(act.spec.params):
+        raise SpecError(
+            f"'{min(unknown)}' is not a parameter of {act.name}"
+            f" (its parameters: {', '.join(act.spec.params) or 'none'})"
+        )
+
+
+def _dtypes(names: Sequence[str]) -> tuple[Any, ...]:
+    import torch
+
+    known = {
+        "bf16": torch.bfloat16,
+        "fp16": torch.float16,
+        "fp32": torch.float32,
+        "fp64": torch.float64,
+    }
+    return tuple(known[name] for name in names)
+
+
+def _keep(path: Path | None, data: dict[str, Any]) -> None:
+    if path is None:
+        return
+    from integrand.report.machine import environment
+    from integrand.train.files import write_json
+    from integrand.train.runs import command
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"command": command(), "environment": environment(), **data})
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fail(message: str, status: int) -> int:
+    _tell("integrand: " + " ".join(message.split()))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

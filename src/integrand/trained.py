@@ -1,0 +1,51 @@
+"""What `integrand train` trains: a recipe's config and one variant per name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from integrand.activation import Activation, activation, derive
+from integrand.errors import SpecError
+from integrand.spec import gates, read_spec, row
+from integrand.train import TrainConfig, Variant, demo
+
+
+def recipe(
+    variants: Sequence[str], data: str, steps: int | None = None, seed: int = 0
+) -> tuple[TrainConfig, list[Variant], Mapping[str, Activation]]:
+    """The arguments of `matched`: config, variants, and the activations they name.
+
+    Raises:
+        SpecError: an unknown name, or a gated form whose other branch has an activation too.
+    """
+    config = dataclasses.replace(demo(data).config, seed=seed)
+    if steps is not None:
+        warmup, decay = (
+            steps * n // config.steps for n in (config.warmup_steps, config.decay_steps)
+        )
+        config = dataclasses.replace(config, steps=steps, warmup_steps=warmup, decay_steps=decay)
+    chosen: list[Variant] = []
+    activations: dict[str, Activation] = {}
+    for text in variants:
+        variant, found = _variant(text)
+        chosen.append(variant)
+        activations[variant.activation] = found
+    return config, chosen, activations
+
+
+def _variant(text: str) -> tuple[Variant, Activation]:
+    if text.endswith(".toml"):
+        act = derive(read_spec(text))
+        return Variant(name=act.name, activation=act.name), act
+    if text in gates():
+        gate = gates()[text]
+        if "up" in gate:
+            raise SpecError(
+                f"'{text}' has an activation on both branches, which the decoder here has not;"
+                f" take one of {', '.join(g for g, v in gates().items() if 'up' not in v)}"
+            )
+        act = activation(gate["gate"])
+        return Variant(name=gate["title"], activation=act.name, gated=True), act
+    found = row(text)
+    return Variant(name=found.title, activation=found.spec.name), derive(found.spec)
