@@ -53,6 +53,7 @@ def _check_poles(spec: Spec, grid: list[Any], values: list[Any], params: dict[st
     for i in range(1, len(grid) - 1):
         if size[i] < size[i - 1] or size[i] < size[i + 1] or size[i] < 1:
             continue
+        _check_growth(spec, grid[i], size[i], max(size[i - 1], size[i + 1]) + 1)
         low, high = grid[i - 1], grid[i + 1]
         for _ in range(30):
             step = (high - low) / 4
@@ -60,11 +61,15 @@ def _check_poles(spec: Spec, grid: list[Any], values: list[Any], params: dict[st
             heights = [abs(_value(spec, x, params)) for x in points]
             top = heights.index(max(heights))
             low, high = points[max(top - 1, 0)], points[min(top + 1, 4)]
-            if max(heights) > 1e6 * size[i]:
-                raise SpecError(
-                    f"the {spec.kind} '{spec.gradient or spec.function}' must be finite on all"
-                    f" reals, but it grows without bound near x = {mp.nstr(points[top], 6)}"
-                )
+            _check_growth(spec, points[top], max(heights), size[i])
+
+
+def _check_growth(spec: Spec, x: Any, size: Any, around: Any) -> None:
+    if size > 1e6 * around:
+        raise SpecError(
+            f"the {spec.kind} '{spec.gradient or spec.function}' must be finite on all reals, but"
+            f" it grows without bound near x = {mp.nstr(x, 6)}"
+        )
 
 
 def _check_jumps(spec: Spec, cuts: list[Any], params: dict[str, Any]) -> None:

@@ -199,6 +199,7 @@ class Lowering:
 
     def _piecewise(self, pieces: tuple[Any, ...], x: int) -> int:
         (value, condition), *rest = pieces
+        condition = oriented(condition)
         if condition in (True, sp.true) or not rest:
             return self.expr(value, x)
         flag = self.condition(condition, x)
@@ -249,6 +250,11 @@ class Lowering:
             tuple(tables[i] for i in used),
             wide,
         )
+
+
+def oriented(condition: Any) -> Any:
+    """A relation with x on the left: SymPy turns it round as it likes."""
+    return condition.reversed if condition.is_Relational and condition.rhs == X else condition
 
 
 def _nodes(n: int) -> list[tuple[float, float]]:

@@ -18,9 +18,10 @@ _RELATIVE = {32: 2.0**-15, 64: 1e-12}
 _RANGE = {32: (1e-36, 1e38), 64: (1e-290, 1e300)}
 
 
-def sweep(sides: tuple[bool, bool] = (True, True)) -> np.ndarray:
+def sweep(sides: tuple[bool, bool] = (True, True), fine: bool = False) -> np.ndarray:
     """Points over all scales, exact in fp32, denser where activations have their structure."""
-    magnitudes = np.concatenate([np.logspace(-30, 30, 61), np.logspace(-2, 2.2, 90)])
+    scales = np.logspace(-38, 38.5, 1231) if fine else np.logspace(-30, 30, 61)
+    magnitudes = np.concatenate([scales, np.logspace(-2, 2.2, 900 if fine else 90)])
     signs = [s for s, used in zip((-1.0, 1.0), sides, strict=True) if used]
     points = np.sort(np.concatenate([s * magnitudes for s in signs]))
     return points.astype(np.float32).astype(np.float64)

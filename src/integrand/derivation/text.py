@@ -6,6 +6,8 @@ from typing import Any
 
 from sympy.printing.str import StrPrinter
 
+from integrand.derivation.lower import oriented
+
 
 class _Printer(StrPrinter):
     def _print_Piecewise(self, expr: Any) -> str:
@@ -14,7 +16,7 @@ class _Printer(StrPrinter):
             if condition == True:  # noqa: E712  SymPy's true is not Python's
                 parts.append(self._print(value))
                 break
-            parts.append(f"{self._print(value)} if {self._print(condition)} else ")
+            parts.append(f"{self._print(value)} if {self._print(oriented(condition))} else ")
         return f"({''.join(parts)})"
 
     def _print_minimum(self, expr: Any) -> str:

@@ -53,7 +53,15 @@ def parse(text: str, params: Collection[str] = ()) -> Node:
         raise SpecError(f"'{source}' is not an expression: {error.msg}") from None
     except (RecursionError, MemoryError, ValueError):
         raise SpecError(f"'{source[:60]}...' is nested too deeply or malformed") from None
+    if _exponentials(node) > 2:
+        raise SpecError(f"'{source[:60]}' nests more than two exponentials")
     return node
+
+
+def _exponentials(node: Node) -> int:
+    # three nested ones leave every number format, and the memory of multi-precision too
+    inner = max((_exponentials(c) for c in node[1:] if isinstance(c, tuple)), default=0)
+    return inner + (node[0] == "call" and node[1] in ("exp", "expm1", "sinh", "cosh", "expm1mx"))
 
 
 class _Walk:

@@ -1,0 +1,115 @@
+"""The derivation against what it was given: integrals, partials, anchors, paths, refusals."""
+
+import pytest
+import sympy as sp
+from mpmath import mp
+
+from integrand.derivation import derive as cached
+from integrand.derivation.derive import derive_program
+from integrand.derivation.exact import exact, integrals
+from integrand.derivation.multiprecision import evaluate_expr
+from integrand.derivation.symbols import X, symbols
+from integrand.errors import DerivationError, Error, SpecError
+from integrand.spec import Param, Spec
+
+positive = Param(1.3, above=0)
+GRADIENTS = [
+    ("exp(x)/(1+exp(x))", {}, "known integral"),
+    ("1-exp(-x) if x>0 else 0", {}, "known integral"),
+    ("tanh(k*x)", {"k": positive}, "known integral"),
+    ("a*sigmoid(k*(x-b))", {"a": Param(1.0), "k": positive, "b": Param(0.5)}, "known integral"),
+    ("max(0, min(1, 0.2*x+0.5))", {}, "powers of x"),
+    ("relu(x)**2 - 0.1*relu(-x)", {}, "powers of x"),
+    ("abs(x)**1.5", {}, "powers of x"),
+    ("x**p if x > 0 else 0", {"p": positive}, "powers of x"),
+    ("sqrt(1+x**2)", {}, None),
+    ("x*sigmoid(k*x)", {"k": positive}, "table"),
+    ("softplus(x)", {}, "table"),
+    ("1/(1+(x/a)**8)", {"a": positive}, "table"),
+    ("exp(-x**2/(2*s**2))", {"s": positive}, "known integral"),
+    ("exp(a*x)*sigmoid(x)", {"a": Param(0.3)}, "fixed-node quadrature"),
+    ("0 if x < t else k*(x-t)", {"t": Param(0.3), "k": positive}, "powers of x"),
+    ("0 if x < l else (1 if x > u else (x-l)/(u-l))",
+     {"l": Param(-1.0), "u": Param(1.0, above="l")}, "powers of x"),
+    ("softsign(x) if x > t else 0", {"t": Param(0.5)}, "known integral"),
+    ("min(x, sigmoid(x))", {}, "known integral"),
+    ("sin(w*x)**2 + x", {"w": positive}, "known integral"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "params", "path"), GRADIENTS, ids=[g[0] for g in GRADIENTS])
+def test_f_is_the_integral_of_the_declared_gradient(text, params, path):
+    spec = Spec(name="s", gradient=text, params=params)
+    derivation = derive_program(spec)
+    f, df = (derivation.expression(spec, name) for name in ("f", "df"))
+    if path is not None:
+        assert path in derivation.path
+    # other points than the derivation's own check uses
+    points = [mp.mpf(p) for p in ("-4.7", "-0.9", "-0.02", "0.07", "1.9", "6.3")]
+    with mp.workdps(24):
+        values = {k: mp.mpf(repr(v)) for k, v in spec.values().items()}
+        env = {s: values[name] for name, s in symbols(spec).items()}
+        for x, truth in zip(points, integrals(spec, points, values, mp), strict=True):
+            error = abs(evaluate_expr(f, {X: x, **env}, mp) - truth)
+            assert error <= 1e-12 * max(abs(truth), abs(x))
+            slope = exact(spec.node, x, values, mp)
+            assert abs(evaluate_expr(df, {X: x, **env}, mp) - slope) <= 1e-15 * (1 + abs(slope))
+        assert evaluate_expr(f, {X: mp.mpf(0), **env}, mp) == 0
+
+
+def test_xielu_comes_out_in_its_stable_form():
+    spec = Spec(
+        name="xielu",
+        gradient="2*p*x + b if x > 0 else n*expm1(x) + b",
+        params={"p": Param(0.8), "n": Param(0.8), "b": Param(0.5)},
+    )
+    assert derive_program(spec).formula == "b*x + p*x**2 if x > 0 else b*x + n*expm1mx(x)"
+
+
+@pytest.mark.parametrize(
+    ("gradient", "anchor", "x", "expected"),
+    [
+        ("sigmoid(x)", ("-oo", 0), -40, lambda: mp.log1p(mp.exp(-40))),
+        ("sigmoid(x)", (1, 3), 1, lambda: mp.mpf(3)),
+        ("1/(1+x**2)", ("oo", 2), 0, lambda: 2 - mp.pi / 2),
+        ("exp(x) if x < 0 else 1", ("-oo", 0), -3, lambda: mp.exp(-3)),
+    ],
+)
+def test_the_anchor_fixes_the_constant(gradient, anchor, x, expected):
+    spec = Spec(name="s", gradient=gradient, anchor=anchor)
+    f = derive_program(spec).expression(spec, "f")
+    with mp.workdps(30):
+        truth = expected()
+        assert abs(evaluate_expr(f, {X: mp.mpf(x)}, mp) - truth) <= mp.mpf("1e-25") * abs(truth)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"gradient": "1/x"}, SpecError, "not at x = 0"),
+        ({"gradient": "1/(x-0.3)**2"}, SpecError, "must be finite"),
+        ({"gradient": "1/(x**2-2)"}, SpecError, "must be finite|without bound"),
+        ({"gradient": "log(x)"}, SpecError, "must be finite and real"),
+        ({"gradient": "exp(x**2)"}, DerivationError, "no closed integral"),
+        ({"gradient": "1 if x < 1 else 2 if x < 0 else 3"}, SpecError, "out of order"),
+        ({"function": "1 if x > 0 else 0"}, SpecError, "must not jump"),
+        ({"gradient": "softplus(x)", "anchor": ("oo", 0)}, DerivationError, "no finite limit"),
+        (
+            {"gradient": "0 if x < a else 1 if x > b else 0.5",
+             "params": {"a": Param(-1.0), "b": Param(1.0)}},
+            SpecError, "need an order",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_derived_is_refused_in_one_sentence(fields, error, message):
+    with pytest.raises(error, match=message) as caught:
+        derive_program(Spec(name="s", **fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_integral_is_caught_by_quadrature(monkeypatch):
+    from integrand.derivation import integrate
+
+    monkeypatch.setitem(integrate.KNOWN, sp.tanh(X), X * 0)
+    with pytest.raises(Error, match="deviates"):
+        cached._derive(Spec(name="s", gradient="tanh(x)"))
