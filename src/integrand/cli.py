@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Dtype = Literal["bf16", "fp16", "fp32", "fp64"]
+Baseline = Literal["silu", "reference", "compiled", "transformers", "transformers_compiled"]
 
 
 def derive(
@@ -143,7 +144,7 @@ def bench(
     shape: tuple[int, int] = (1024, 4096),
     params: str | None = None,
     impl: tuple[Literal["auto", "reference", "c"], ...] = (),
-    against: tuple[str, ...] = (),
+    against: tuple[Baseline, ...] = (),
     rounds: int = 15,
     param: tuple[str, ...] = (),
     function: bool = False,

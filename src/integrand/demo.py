@@ -23,6 +23,7 @@ import torch
 from integrand.activation import Activation, derive
 from integrand.certificate import certify, transformers_xielu, xielu_values
 from integrand.errors import DataError
+from integrand.report.collect import with_curves
 from integrand.report.curves import curves
 from integrand.report.describe import to_data
 from integrand.report.machine import environment
@@ -73,7 +74,7 @@ def demo(data: str = "python-docs", out: Path | str = "runs/demo", quick: bool =
     recipe_used = _recipe(data, quick)
     # a wrong --data is found before minutes are spent
     prepare(recipe_used.config.data)
-    run = Run(Path(out))
+    run = Run(Path(out), pace=0.1 if quick else 1.0)
     act = derive(SPEC)
     run.stage("derive", [SPEC.sha256], lambda tell: _derive(act))
     run.stage("certify", [SPEC.sha256, quick], lambda tell: _certify(act, quick, tell))
@@ -88,8 +89,9 @@ def demo(data: str = "python-docs", out: Path | str = "runs/demo", quick: bool =
 class Run:
     """The folder of a demo: kept results by stage, and what a person at the terminal sees."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, pace: float = 1.0):
         self.folder = folder
+        self.pace = pace
         self.started = self.entered = time.monotonic()
         self.now = ""
         self.seconds: dict[str, float] = {}
@@ -117,24 +119,15 @@ class Run:
         write_json(path, {**result, "seconds": self.seconds[name], "inputs_sha256": key})
 
     def train(self, wanted: Recipe) -> None:
-        """Matched training, which keeps and resumes itself; begun anew where its inputs differ."""
-        folder = self.folder / "train"
-        mark = folder / "inputs.json"
-        inputs = {"config": wanted.config.to_dict(), "variants": [v.name for v in wanted.variants]}
-        same = mark.exists() and read_json(mark) == json.loads(json.dumps(inputs))
-        if not same and folder.exists():
-            self.tell("train", "other inputs than the runs in this folder: beginning anew")
-        folder.mkdir(exist_ok=True)
-        self.tell("train", "begins")
+        """Matched training in a folder of its own per inputs, where it keeps and resumes itself."""
+        inputs = [code(), torch.__version__, wanted.config.to_dict(), [*map(str, wanted.variants)]]
+        folder = self.folder / "train" / _hash(inputs)[:12]
+        self.tell("train", "goes on" if folder.exists() else "begins")
         start = time.monotonic()
-        if not same:
-            (folder / "summary.json").unlink(missing_ok=True)
-            for run in folder.glob("*/run.json"):
-                run.unlink()
-            write_json(mark, inputs)
         summary = matched(*wanted, folder)
         taken = sum(v["wall_s"] for v in summary["variants"])
         self.seconds["train"] = round(max(taken, time.monotonic() - start), 1)
+        write_json(self.folder / "study.json", with_curves(summary, folder))
 
     def stage_report(self) -> Path:
         """The page, made anew each time: it takes a few seconds."""
@@ -149,8 +142,8 @@ class Run:
         place = STAGES.index(name)
         if name != self.now:
             self.now, self.entered = name, time.monotonic()
-        here = TYPICAL_SECONDS[name] - (time.monotonic() - self.entered)
-        left = round(max(0, here) + sum(TYPICAL_SECONDS[s] for s in STAGES[place + 1 :]))
+        here, *later = (self.pace * TYPICAL_SECONDS[s] for s in STAGES[place:])
+        left = round(max(0, here - (time.monotonic() - self.entered)) + sum(later))
         clock = f"about {left // 60}:{left % 60:02d} left"
         print(
             f"demo {place + 1}/{len(STAGES)} {name}: {text} ({clock})", file=sys.stderr, flush=True

@@ -9,12 +9,12 @@ from typing import Any
 from integrand.errors import DataError
 from integrand.train.files import read_json, read_metrics
 
-PARTS = ("derive", "certify", "bench")
+PARTS = ("derive", "certify", "bench", "study")
 
 
 def collect(folder: Path | str) -> dict[str, Any]:
-    """The parts found in a folder: `derive.json`, `certify.json`, `bench.json`, `about.json` and a
-    matched training in `train/`, or a training alone (`summary.json`).
+    """The parts found in a folder: `derive.json`, `certify.json`, `bench.json`, `study.json` and
+    `about.json` of a demo, or the `summary.json` of a matched training.
 
     Raises:
         DataError: the folder is missing, or holds none of them.
@@ -26,13 +26,13 @@ def collect(folder: Path | str) -> dict[str, Any]:
             " takes such a folder"
         )
     found = {p: read_json(folder / f"{p}.json") for p in PARTS if (folder / f"{p}.json").exists()}
-    for place in (folder / "train", folder):
-        if (place / "summary.json").exists() and "study" not in found:
-            found["study"] = with_curves(read_json(place / "summary.json"), place)
+    if not found and (folder / "summary.json").exists():
+        found["study"] = with_curves(read_json(folder / "summary.json"), folder)
     if not found:
         names = ", ".join(f"{p}.json" for p in PARTS)
         raise DataError(
-            f"{folder} holds none of {names} and summary.json; `integrand demo` makes them"
+            f"{folder} holds none of {names} and summary.json; `integrand demo` and"
+            " `integrand train` make them"
         )
     if (folder / "about.json").exists():
         found["about"] = read_json(folder / "about.json")
