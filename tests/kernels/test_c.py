@@ -205,6 +205,45 @@ def test_a_table_agrees_with_numpy() -> None:
     np.testing.assert_array_equal(y[~finite], value[~finite])
 
 
+WAVE = Program(
+    ("a",),
+    (
+        *(("x",), ("param", "a"), ("mul", 0, 1), ("call", "sin", 2), ("call", "cos", 2)),
+        *(("mul", 1, 4), ("mul", 0, 4)),
+    ),
+    {"f": 3, "df": 5, "d_a": 6},
+    wide=True,
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", [False, True])
+def test_sin_and_cos_are_right_at_every_size_of_the_argument(
+    dtype: torch.dtype, channels: bool
+) -> None:
+    # beyond 1e6 the fast reduction gives way to the exact one, block by block
+    x = samples((200, 3), dtype)
+    x[50:53] = torch.tensor([1e5, -3e7, 1e30], dtype=dtype)
+    x[120, 1], x[199, 2] = torch.inf, torch.nan
+    # the exact product with 1.5 needs one more bit than x has
+    params = [torch.full((3,) if channels else (1,), 1.5)]
+    k = c.load(WAVE, dtype)
+    y = k.forward(x, params)
+    dx, (da,) = k.backward(x, torch.ones_like(x), params)
+    finite = torch.isfinite(x)
+    assert torch.equal(torch.isfinite(y), finite) and torch.equal(torch.isfinite(dx), finite)
+    unit = torch.finfo(dtype).eps
+    argument = 1.5 * x.double()
+    for got, wanted in ((y, torch.sin(argument)), (dx, 1.5 * torch.cos(argument))):
+        error = (got.double() - wanted).abs()[finite]
+        assert torch.all(error <= 2 * unit * wanted.abs()[finite] + 1e-15)
+    assert not torch.isfinite(da).all()
+    clean = torch.where(finite, x, 0.0)
+    _, (da,) = k.backward(clean, torch.ones_like(x), params)
+    terms = clean.double() * torch.cos(1.5 * clean.double())
+    assert abs(da.double().sum() - terms.sum()) <= 1e-5 * terms.abs().sum()
+
+
 def test_a_program_without_parameters_or_x_compiles() -> None:
     program = Program((), (("x",), ("const", "0"), ("const", "1")), {"f": 0, "df": 2})
     k = c.load(program, torch.float32)

@@ -76,6 +76,9 @@ def ulps(got: float, exact: object, bits: int) -> float:
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_a_primitive_in_c_is_within_its_stated_ulps(name: str, bits: int) -> None:
     x = points(bits)
+    if name in ("sin", "cos"):
+        # beyond, kernels call the C library's: see test_c.py
+        x = x[np.abs(x) <= 1e6]
     y = run(name, bits, x)
     with mp.workprec(100):
         exact = [PRIMITIVES[name].meaning(mp, mp.mpf(float(a))) for a in x]

@@ -29,6 +29,11 @@ KEYWORDS = frozenset(
         "typedef union unsigned void volatile while",
     )
 )
+SINGLE = [
+    "typedef uniform shared;",
+    "#define HOLD(s) const uniform own = *(s)",
+    "#define AT(s, j) own",
+]
 INCLUDES = ("float", "math", "stdbool", "stdint", "stdlib", "string")
 
 
@@ -48,11 +53,19 @@ def source(
     bits = compute_bits(program, dtype)
     functions = Functions(rounded=dtype != torch.float64)
     hoisted = _hoisted(program)
+    backward = ["df", *_partials(program)]
     body = [
         _uniform(program, hoisted, functions, per_channel),
         _scalar(program, hoisted, bits, functions, ["f"]),
-        _scalar(program, hoisted, bits, functions, ["df", *_partials(program)]),
+        _scalar(program, hoisted, bits, functions, backward),
     ]
+    if functions.periodic:
+        exact = functions.exact()
+        body += [
+            "#define PERIODIC",
+            _scalar(program, hoisted, bits, exact, ["f"], "f_exact"),
+            _scalar(program, hoisted, bits, exact, backward, "backward_exact"),
+        ]
     return "\n\n".join(
         [
             _header(program, dtype, formula),
@@ -60,6 +73,7 @@ def source(
             _types(program, dtype, bits),
             *functions.text.values(),
             *body,
+            _text("blocks.h"),
             _text("channels.h" if per_channel else "loops.h"),
         ]
     )
@@ -101,7 +115,7 @@ def _types(program: Program, dtype: torch.dtype, bits: int) -> str:
             f"typedef {storage} storage;",
             f"INLINE real load(storage s) {{ return (real){load.format('s')}; }}",
             f"INLINE storage store(real x) {{ return (storage){store.format(narrowed)}; }}",
-            f"enum {{ PARAMS = {count}, TERMS = {max(1, count)} }};",
+            f"enum {{ BLOCK = 64, PARAMS = {count}, TERMS = {max(1, count)} }};",
         ]
     )
 
@@ -127,19 +141,20 @@ def _by_channel(fields: list[str]) -> list[str]:
     names = [field.rstrip(";").split()[1] for field in fields]
     return [
         "",
-        "enum { BLOCK = 64 };",
         "typedef struct {",
         *(f"  {field.rstrip(';')}[BLOCK];" for field in fields),
-        "} uniform_block;",
+        "} shared;",
         "",
-        "INLINE uniform at(const uniform_block *b, int j) {",
+        "INLINE uniform at(const shared *b, int j) {",
         f"  const uniform u = {{{', '.join(f'b->{name}[j]' for name in names)}}};",
         "  return u;",
         "}",
         "",
-        "static inline void put(uniform_block *b, int j, uniform u) {",
+        "static inline void put(shared *b, int j, uniform u) {",
         *(f"  b->{name}[j] = u.{name};" for name in names),
         "}",
+        "#define HOLD(s)",
+        "#define AT(s, j) at(s, j)",
     ]
 
 
@@ -150,7 +165,7 @@ def _uniform(
     per_channel: bool,
 ) -> str:
     """The struct of what does not depend on x, and the function that fills it."""
-    trace = Trace(64, functions)
+    trace = Trace(64, functions.exact())
     given = {name: Value(trace, f"params[{k}]") for k, name in enumerate(program.params)}
     only = replace(program, outputs={name: i for i, name in hoisted.items()})
     values = evaluate(only, trace, None, given, only.outputs)
@@ -176,7 +191,7 @@ def _uniform(
             "static inline void prepare(const double *params, uniform *u) {",
             *(f"  {line}" for line in lines),
             "}",
-            *(_by_channel(fields) if per_channel else []),
+            *(_by_channel(fields) if per_channel else SINGLE),
         ]
     )
 
@@ -187,6 +202,7 @@ def _scalar(
     bits: int,
     functions: Functions,
     outputs: list[str],
+    title: str = "",
 ) -> str:
     trace = Trace(bits, functions)
     ops = list(program.ops)
@@ -199,12 +215,12 @@ def _scalar(
     values = evaluate(main, trace, Value(trace, "x"), given, outputs)
     lines = trace.lines(*values)
     if outputs == ["f"]:
-        head = f"INLINE {trace.type} f({trace.type} x, const uniform *u) {{"
+        head = f"INLINE {trace.type} {title or 'f'}({trace.type} x, const uniform *u) {{"
         tail = [f"return {trace.text(values[0])};"]
     else:
         head = (
-            f"INLINE {trace.type} backward_one(\n    {trace.type} x, {trace.type} dout, "
-            f"const uniform *u, {trace.type} *terms) {{"
+            f"INLINE {trace.type} {title or 'backward_one'}(\n"
+            f"    {trace.type} x, {trace.type} dout, const uniform *u, {trace.type} *terms) {{"
         )
         tail = [
             f"terms[{k}] = dout * {trace.text(value)};  /* d {name} */"

@@ -2,9 +2,9 @@
    the last block of a row goes through a padded copy of itself */
 enum { RUN = 16, CHUNKS = 64, SERIAL = 32768 };
 
-static uniform_block *prepare_blocks(const double *params, int64_t channels) {
+static shared *prepare_blocks(const double *params, int64_t channels) {
   const int64_t blocks = (channels + BLOCK - 1) / BLOCK;
-  uniform_block *all = malloc((size_t)(blocks ? blocks : 1) * sizeof(uniform_block));
+  shared *all = malloc((size_t)(blocks ? blocks : 1) * sizeof(shared));
   if (!all) return all;
   for (int64_t c = 0; c < blocks * BLOCK; c++) {
     double values[TERMS] = {0};
@@ -18,31 +18,10 @@ static uniform_block *prepare_blocks(const double *params, int64_t channels) {
   return all;
 }
 
-static inline void forward_block(
-    const storage *restrict x, storage *restrict y, const uniform_block *restrict b) {
-#pragma GCC ivdep
-  for (int j = 0; j < BLOCK; j++) {
-    const uniform u = at(b, j);
-    y[j] = store(f(load(x[j]), &u));
-  }
-}
-
-static inline void backward_block(
-    const storage *restrict x, const storage *restrict dout, storage *restrict dx,
-    real lanes[restrict][BLOCK], const uniform_block *restrict b) {
-#pragma GCC ivdep
-  for (int j = 0; j < BLOCK; j++) {
-    const uniform u = at(b, j);
-    real terms[TERMS];
-    dx[j] = store(backward_one(load(x[j]), load(dout[j]), &u, terms));
-    for (int p = 0; p < PARAMS; p++) lanes[p][j] += terms[p];
-  }
-}
-
 int forward(
     const storage *x, storage *y, int64_t rows, int64_t channels, const double *params,
     int threads) {
-  uniform_block *all = prepare_blocks(params, channels);
+  shared *all = prepare_blocks(params, channels);
   if (!all) return 1;
   large_pages(y, rows * channels * (int64_t)sizeof(storage));
 #pragma omp parallel for schedule(static) num_threads(threads) \
@@ -66,7 +45,7 @@ int forward(
 /* rows [r, end) of one block of `width` channels: at most RUN terms meet in one lane */
 static void backward_run(
     const storage *x, const storage *dout, storage *dx, int64_t r, int64_t end, int64_t channels,
-    int64_t width, const uniform_block *b, double *sums) {
+    int64_t width, const shared *b, double *sums) {
   real lanes[TERMS][BLOCK] = {{0}};
   for (; r < end; r++) {
     const int64_t at = r * channels;
@@ -91,7 +70,7 @@ int backward(
   const int64_t per_chunk = ((rows + CHUNKS - 1) / CHUNKS + RUN - 1) / RUN * RUN;
   const int64_t chunks = per_chunk ? (rows + per_chunk - 1) / per_chunk : 0;
   const int64_t cells = PARAMS * channels;
-  uniform_block *all = prepare_blocks(params, channels);
+  shared *all = prepare_blocks(params, channels);
   double *sums = calloc((size_t)(chunks * cells + 1), sizeof(double));
   if (!all || !sums) {
     free(all);

@@ -1,14 +1,6 @@
-/* elements in whole blocks of BLOCK; what is left goes through a padded copy of itself, so that
-   every element meets the same instructions wherever it stands; the blocks copy what is uniform, for
-   a load under a condition from memory that may change keeps gcc from vectorising */
-enum { BLOCK = 64, RUN = 1024, CHUNK = 16384, SERIAL = 32768 };
-
-static inline void forward_block(
-    const storage *restrict x, storage *restrict y, const uniform *shared) {
-  const uniform own = *shared, *const u = &own;
-#pragma GCC ivdep
-  for (int j = 0; j < BLOCK; j++) y[j] = store(f(load(x[j]), u));
-}
+/* elements in whole blocks; what is left goes through a padded copy of itself, so that every element
+   meets the same instructions wherever it stands */
+enum { RUN = 1024, CHUNK = 16384, SERIAL = 32768 };
 
 static void forward_span(const storage *x, storage *y, int64_t n, const uniform *u) {
   int64_t i = 0;
@@ -32,29 +24,6 @@ int forward(const storage *x, storage *y, int64_t n, const double *params, int t
     forward_span(x + start, y + start, left < CHUNK ? left : CHUNK, &u);
   }
   return 0;
-}
-
-static inline void backward_block(
-    const storage *restrict x, const storage *restrict dout, storage *restrict dx,
-    real lanes[restrict][BLOCK], const uniform *shared) {
-  const uniform own = *shared, *const u = &own;
-#pragma GCC ivdep
-  for (int j = 0; j < BLOCK; j++) {
-    real terms[TERMS];
-    dx[j] = store(backward_one(load(x[j]), load(dout[j]), u, terms));
-    for (int p = 0; p < PARAMS; p++) lanes[p][j] += terms[p];
-  }
-}
-
-static inline void gradient_block(
-    const storage *restrict x, const storage *restrict dout, storage *restrict dx,
-    const uniform *shared) {
-  const uniform own = *shared, *const u = &own;
-#pragma GCC ivdep
-  for (int j = 0; j < BLOCK; j++) {
-    real terms[TERMS];
-    dx[j] = store(backward_one(load(x[j]), load(dout[j]), u, terms));
-  }
 }
 
 static void gradient_span(
