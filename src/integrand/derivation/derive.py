@@ -6,19 +6,20 @@ SymPy.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from integrand import cache
 from integrand.derivation.program import Program
 from integrand.spec import Spec
 
-# part of the cache key: raise it whenever a derivation may come out differently
-VERSION = 3
 SYMPY_SECONDS = 8.0
 
 
@@ -71,13 +72,23 @@ def derive_program(spec: Spec) -> Derivation:
         SpecError: the declaration breaks a rule that only its analysis can see.
         DerivationError: no antiderivative, or one that quadrature does not confirm.
     """
-    key = f"derivation-{VERSION}-{spec.sha256}.json"
+    key = f"derivation-{_code()[:12]}-{spec.sha256}.json"
     stored = cache.read(key)
     if stored is not None:
         return _from_json(json.loads(stored))
     derivation = _derive(spec)
     cache.write(key, json.dumps(_to_json(derivation)).encode())
     return derivation
+
+
+@functools.cache
+def _code() -> str:
+    """Digest of the code that derives: what an earlier version derived is not taken over."""
+    digest = hashlib.sha256()
+    for room in ("derivation", "spec"):
+        for path in sorted((Path(__file__).parents[1] / room).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _derive(spec: Spec) -> Derivation:

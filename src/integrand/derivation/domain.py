@@ -51,17 +51,21 @@ def _check_poles(spec: Spec, grid: list[Any], values: list[Any], params: dict[st
     """Zoom into every local maximum of |value|: at a pole it keeps growing."""
     size = [abs(v) for v in values]
     for i in range(1, len(grid) - 1):
-        if size[i] < size[i - 1] or size[i] < size[i + 1] or size[i] < 1:
+        plateau = size[i - 1] == size[i] == size[i + 1]
+        if plateau or size[i] < max(size[i - 1], size[i + 1], 1):
             continue
         _check_growth(spec, grid[i], size[i], max(size[i - 1], size[i + 1]) + 1)
         low, high = grid[i - 1], grid[i + 1]
-        for _ in range(30):
+        height, stalled = size[i], 0
+        while stalled < 3:
             step = (high - low) / 4
             points = [low + k * step for k in range(5)]
             heights = [abs(_value(spec, x, params)) for x in points]
             top = heights.index(max(heights))
             low, high = points[max(top - 1, 0)], points[min(top + 1, 4)]
             _check_growth(spec, points[top], max(heights), size[i])
+            stalled = stalled + 1 if max(heights) < 1.2 * height else 0
+            height = max(heights)
 
 
 def _check_growth(spec: Spec, x: Any, size: Any, around: Any) -> None:
