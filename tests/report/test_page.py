@@ -2,12 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 import integrand as ig
 from integrand.errors import DataError
-from integrand.report import markdown, write_report
+from integrand.report import markdown, picture, write_report
 from integrand.report.collect import collect
 from integrand.report.curves import curves
 from integrand.report.describe import to_data
@@ -89,3 +90,12 @@ def test_readme_table_is_made_from_results(tmp_path):
     path.write_text("[]")
     with pytest.raises(DataError, match="kind"):
         markdown(path)
+
+
+def test_picture_of_the_readme_shows_the_catalogue_entry():
+    drawn = picture(ig.activation("xielu"))
+    assert drawn.startswith("<svg") and "xielu: gradient and function" in drawn
+    kept = Path(__file__).parents[2] / "docs" / "xielu.svg"
+    # matplotlib's versions differ in layout; the title and the two curves do not
+    assert "xielu: gradient and function" in kept.read_text(encoding="utf-8")
+    assert kept.read_text(encoding="utf-8").count("var(--ours)") == drawn.count("var(--ours)")

@@ -1,6 +1,6 @@
 """Figures, tables, and one self-contained HTML file."""
 
 from integrand.report.page import write_report
-from integrand.report.readme import markdown
+from integrand.report.readme import markdown, picture
 
-__all__ = ["markdown", "write_report"]
+__all__ = ["markdown", "picture", "write_report"]

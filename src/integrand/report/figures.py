@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from integrand.report.formula import letters
-from integrand.report.ink import colour, figure, label, to_svg
+from integrand.report.ink import colour, figure, label, styled, to_svg
 
 Data = Mapping[str, Any]
 
@@ -16,6 +16,7 @@ _MOST_ULPS = 1e5
 _TICKS = (-1e30, -1e10, -1.0, -1e-3, -1e-6, -1e-20, 0.0, 1e-20, 1e-6, 1e-3, 1.0, 1e10, 1e30)
 
 
+@styled
 def gradient_and_function(derived: Data, standalone: bool = False) -> str:
     """The declared gradient on the left, its integral on the right."""
     made, (left, right) = figure(7.6, 2.9, columns=2)
@@ -36,6 +37,7 @@ def gradient_and_function(derived: Data, standalone: bool = False) -> str:
     return to_svg(made, f"{derived['name']}: gradient and function", standalone)
 
 
+@styled
 def error_by_pattern(sweeps: Sequence[Data]) -> str:
     """Worst error of f and of f' in each group of neighbouring inputs, all inputs in order."""
     made, axes = figure(7.6, 3.0, columns=2)
@@ -81,6 +83,7 @@ def _power(value: float) -> str:
     return f"{sign}10{raised}"
 
 
+@styled
 def loss_curves(study: Data) -> str:
     """Held-out loss by step as points and lines, training loss as a faint band behind."""
     made, (left, right) = figure(7.6, 3.1, columns=2)
@@ -119,6 +122,7 @@ def smoothed(rows: Sequence[Sequence[float]], groups: int = 80) -> list[tuple[fl
     return [(sum(r[0] for r in p) / len(p), sum(r[1] for r in p) / len(p)) for p in parts]
 
 
+@styled
 def parameters_by_depth(values: Sequence[Data], names: Sequence[str]) -> str:
     """Learned values over training, one line per layer, deeper layers lighter."""
     made, axes = figure(7.6, 2.9, columns=max(2, len(names)))

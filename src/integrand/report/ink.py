@@ -6,9 +6,11 @@ style inside a stand-alone file, gives them their value.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +27,7 @@ PALETTE = {
     "third": ("#131415", "#8a6d00", "#e0bf4f"),
     "fourth": ("#161718", "#6b4fa0", "#b9a3ea"),
 }
+P = ParamSpec("P")
 _SANS = "Inter, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 
 
@@ -38,18 +41,30 @@ def variables(dark: bool) -> str:
     return " ".join(f"--{name}: {v[2 if dark else 1]};" for name, v in PALETTE.items())
 
 
+def styled(draw: Callable[P, str]) -> Callable[P, str]:
+    """A figure's function, run under the style here whatever the user's own settings are."""
+
+    @functools.wraps(draw)
+    def run(*args: P.args, **kwargs: P.kwargs) -> str:
+        import matplotlib as mpl
+
+        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
+            return draw(*args, **kwargs)
+
+    return run
+
+
 def figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure without a window system, and its axes from left to right."""
-    import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
-        made = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(made)
-        axes = [made.add_subplot(1, columns, i + 1) for i in range(columns)]
-        for ax in axes:
-            _dress(ax)
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(made)
+    axes = [made.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for ax in axes:
+        ax.grid(True, axis="y")
+        ax.set_axisbelow(True)
     return made, axes
 
 
@@ -59,20 +74,22 @@ def to_svg(made: Figure, title: str, standalone: bool = False) -> str:
 
     text = io.StringIO()
     # a fixed salt and no date: the same data give the same file
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": title, "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
         metadata: Any = {"Date": None, "Creator": None}
         made.savefig(text, format="svg", transparent=True, metadata=metadata)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # ids that nothing refers to would clash between the figures of a page
-    svg = re.sub(r'\s+id="[a-zA-Z]+[A-Za-z0-9]*_\d+"', "", svg)
+    svg = re.sub(r'\s+id="[a-zA-Z.]+_\d+"', "", svg)
     for name, (stand_in, *_) in PALETTE.items():
         svg = svg.replace(stand_in, f"var(--{name})")
-    svg = re.sub(r"font: ([0-9.]+)px [^;\"]*", rf"font: \1px {_SANS}", svg)
-    svg = re.sub(r'\swidth="[^"]*pt"|\sheight="[^"]*pt"', "", svg, count=2)
+    svg = re.sub(r"font-family: [^;\"]*", f"font-family: {_SANS}", svg)
     style = ""
-    if standalone:
+    if not standalone:
+        # the page decides how wide a figure is
+        svg = re.sub(r'\swidth="[^"]*pt"|\sheight="[^"]*pt"', "", svg, count=2)
+    else:
         style = (
             f"<style>svg {{ {variables(False)} }} @media (prefers-color-scheme: dark) "
             f"{{ svg {{ {variables(True)} }} }}</style>"
@@ -86,14 +103,6 @@ def label(ax: Axes, x: float, y: float, text: str, name: str, **kwargs: Any) -> 
     ax.annotate(text, (x, y), color=colour(name), fontsize=9, **kwargs)
 
 
-def _dress(ax: Axes) -> None:
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    ax.grid(True, axis="y", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.tick_params(length=3)
-
-
 _STYLE: dict[str, Any] = {
     "font.size": 9.0,
     "font.family": "sans-serif",
@@ -103,6 +112,11 @@ _STYLE: dict[str, Any] = {
     "axes.labelcolor": colour("faint"),
     "axes.edgecolor": colour("faint"),
     "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "grid.linewidth": 0.6,
     "grid.color": colour("rule"),
     "text.color": colour("ink"),
     "xtick.color": colour("faint"),

@@ -1,4 +1,4 @@
-"""The tables of the README, from results as JSON."""
+"""The picture and the tables of the README: the picture from a derivation, tables from results."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ _TABLES = {
     "bench": lambda data: tables.speeds(data["rows"]),
     "study": lambda data: tables.study(data["variants"]),
 }
+
+
+def picture(act: Any) -> str:
+    """A stand-alone SVG of an activation: its gradient on the left, the function on the right.
+
+    Path("docs/xielu.svg").write_text(picture(ig.activation("xielu")))
+    """
+    from integrand.report.curves import curves
+    from integrand.report.figures import gradient_and_function
+
+    data = {"name": act.name, "declares": act.spec.kind, "curves": curves(act)}
+    return gradient_and_function(data, standalone=True)
 
 
 def markdown(path: Path | str) -> str:
