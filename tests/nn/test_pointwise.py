@@ -173,6 +173,17 @@ def test_values_follow_the_parameters_without_autograd(act):
         assert layer.values()["alpha_p"].item() > before + 0.5
 
 
+def test_values_follow_a_fused_optimiser(act):
+    layer = act.module()
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    with torch.no_grad():
+        before = layer.values()["alpha_p"].item()
+    layer(torch.randn(64)).sum().backward()
+    optimiser.step()
+    with torch.no_grad():
+        assert layer.values()["alpha_p"].item() != before
+
+
 def test_compiled_module_equals_the_reference(act):
     layer = act.module()
     x = torch.linspace(-6, 6, 257, requires_grad=True)

@@ -21,16 +21,27 @@ _HUGE = np.array([1e30, 1e33, 1e36, 1e37, 1e38, 2e38, 3e38, 3.4e38])
 
 def lower(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any]) -> Program:
     """The scalar program of the expressions `f`, `df`, `d_NAME`, guarded where it is needed."""
+    oscillates = any(e.has(sp.sin, sp.cos) for e in exprs.values())
+    if not oscillates:
+        # an early switch to the limit mends 0 * inf on huge x, where that is all fp32 lacks
+        for early in (False, True):
+            program = _lower(spec, exprs, tables, early, wide=False)
+            if _narrow_suffices(spec, program):
+                return program
+    return _lower(spec, exprs, tables, early=False, wide=True)
+
+
+def _lower(
+    spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any], early: bool, wide: bool
+) -> Program:
     lowering = Lowering(tables)
     x = lowering.op("x")
     outputs = {name: lowering.expr(e, x) for name, e in exprs.items()}
     params = tuple(spec.params)
-    plain = lowering.program(params, outputs, wide=False)
+    plain = lowering.program(params, outputs, wide)
     for name in ("f", "df"):
-        outputs[name] = _guarded(spec, lowering, plain, exprs[name], name, outputs[name])
-    narrow = lowering.program(params, outputs, wide=False)
-    wide = any(e.has(sp.sin, sp.cos) for e in exprs.values()) or not _narrow_suffices(spec, narrow)
-    return lowering.program(params, outputs, wide=wide)
+        outputs[name] = _guarded(spec, lowering, plain, exprs[name], name, outputs[name], early)
+    return lowering.program(params, outputs, wide)
 
 
 def _run(program: Program, bits: int, x: Any, values: Mapping[str, float], name: str) -> Any:
@@ -43,7 +54,7 @@ def _run(program: Program, bits: int, x: Any, values: Mapping[str, float], name:
 
 
 def _guarded(
-    spec: Spec, lowering: Lowering, program: Program, expr: Any, name: str, out: int
+    spec: Spec, lowering: Lowering, program: Program, expr: Any, name: str, out: int, early: bool
 ) -> int:
     """The output with a select for nan and for each infinity the formula gets wrong."""
     samples = [v for _, v in zip(range(4), draws(spec), strict=False)]
@@ -59,7 +70,7 @@ def _guarded(
             np.allclose(pair, limit, rtol=1e-6, atol=1e-46, equal_nan=True)
             for pair, limit in zip(got, limits, strict=True)
         )
-        overflows = _overflows(program, sign, samples, name)
+        overflows = early and _overflows(program, sign, samples, name)
         if right and not overflows:
             continue
         if all(np.array_equal(limit, limits[0], equal_nan=True) for limit in limits):
@@ -146,7 +157,8 @@ def _narrow_suffices(spec: Spec, program: Program) -> bool:
             else:
                 band = _band(program, points, values, name)
                 allowed = 2.0**-14 * np.abs(wide) + 2.0**-23 * band + 2.0**-136
-                overflow = np.isinf(narrow) & (np.abs(wide) > 1.7e38)
+                # a term may overflow where the sum would not: only beyond half the largest number
+                overflow = np.isinf(narrow) & (np.maximum(np.abs(wide), band) > 1.7e38)
                 with np.errstate(invalid="ignore"):
                     bad = ~(np.abs(narrow - wide) <= allowed) & ~overflow
             if bad.any():

@@ -64,8 +64,10 @@ class Pointwise(nn.Module):
         raw = {name: getattr(self, name) for name in self.spec.params}
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return constrained(self.spec.params, raw)
-        # without autograd the values change only when a raw parameter does
-        state = tuple((id(t), t._version, t.dtype, t.device) for t in raw.values())
+        if any(t.numel() != 1 or t.device.type != "cpu" for t in raw.values()):
+            return constrained(self.spec.params, raw)
+        # compared by value: a fused optimiser step does not raise a tensor's version
+        state = tuple((t.item(), t.dtype) for t in raw.values())
         if self._cached is None or self._cached[0] != state:
             self._cached = (state, constrained(self.spec.params, raw))
         return self._cached[1]
