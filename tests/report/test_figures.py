@@ -20,7 +20,7 @@ def drawn():
     swept = {"edges": [-3e38, -1.0, 0.0, 1.0, 3e38], "f": groups, "df": groups}
     rows = [[step, 7 - step / 100] for step in range(1, 201)]
     study = {
-        "variants": [{"name": "A"}, {"name": "B"}],
+        "variants": [{"name": "A"}, {"name": "B", "activation": "xielu"}],
         "curves": {n: {"train": rows, "held_out": rows[::50]} for n in "AB"},
     }
     learned = [{"step": s, "values": {"alpha_p": [0.8, 0.8 + s]}} for s in (0, 1)]

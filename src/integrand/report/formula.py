@@ -8,17 +8,19 @@ from integrand.spec import Node, Spec
 
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ", "mu": "μ", "sigma": "σ"}
 _COMPARE = {"lt": "<", "le": "≤", "gt": ">", "ge": "≥"}
+VALUE = "<mi>f</mi>"
+SLOPE = "<msup><mi>f</mi><mo>′</mo></msup>"
 _LEVEL = {"add": 1, "sub": 1, "neg": 2, "mul": 3, "div": 3, "pow": 5}
 
 
 def declaration(spec: Spec) -> str:
     """MathML of `f'(x) = ...` or of `f(x) = ...`, whichever the spec declares."""
-    return math(spec.node, "f′" if spec.kind == "gradient" else "f")
+    return math(spec.node, SLOPE if spec.kind == "gradient" else VALUE)
 
 
 def math(node: Node, left: str) -> str:
-    """MathML of `left(x) = node`."""
-    head = f"<mi>{left}</mi><mo>(</mo><mi>x</mi><mo>)</mo><mo>=</mo>"
+    """MathML of `left(x) = node`; `left` is MathML too."""
+    head = f"{left}<mo>(</mo><mi>x</mi><mo>)</mo><mo>=</mo>"
     return f'<math display="block">{head}{_mathml(node)}</math>'
 
 
@@ -71,7 +73,13 @@ def _cases(node: Node) -> str:
         f'<mtd style="text-align:left">{when}</mtd></mtr>'
         for value, when in rows
     )
-    return f"<mrow><mo>{{</mo><mtable>{cells}</mtable></mrow>"
+    return f"<mrow><mo stretchy='true' form='prefix'>{{</mo><mtable>{cells}</mtable></mrow>"
+
+
+def partial(name: str) -> str:
+    """MathML of ∂f/∂name."""
+    by = f"<mrow><mo>∂</mo>{symbol(name)}</mrow>"
+    return f"<mfrac><mrow><mo>∂</mo>{VALUE}</mrow>{by}</mfrac>"
 
 
 def symbol(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from integrand.errors import SpecError
 from integrand.report import figures, tables
-from integrand.report.formula import math
+from integrand.report.formula import SLOPE, VALUE, letters, math, partial
 from integrand.report.machine import sentence
 from integrand.spec import parse
 
@@ -20,7 +20,7 @@ def derived(data: Data) -> str:
     verified = data["verified"]
     worst = tables.number(max(verified.values(), default=0.0), 2)
     partials = "".join(
-        f"<div>{_formula(text, data, f'∂f/∂{tables.letters(name)} ')}</div>"
+        f"<div>{_formula(text, data, partial(name))}</div>"
         for name, text in data["partials"].items()
         if name in data["trainable"]
     )
@@ -35,8 +35,8 @@ def derived(data: Data) -> str:
     }
 <div class="pair">
 <div class="panel"><b>you write</b><pre>{escape(written)}</pre>
-{_formula(data["df"], data, "f′")}</div>
-<div class="panel"><b>integrand writes</b>{_formula(data["formula"], data, "f")}{partials}</div>
+{_formula(data["df"], data, SLOPE)}</div>
+<div class="panel"><b>integrand writes</b>{_formula(data["formula"], data, VALUE)}{partials}</div>
 </div>
 <p>Integral found by: {escape(", ".join(data["path"]))}. Compared with the declared text in
 multi-precision, f by independent quadrature and the parameter derivatives by finite differences:
@@ -48,7 +48,8 @@ def _formula(text: str, data: Data, left: str) -> str:
         return math(parse(text, data["values"]), left)
     except SpecError:
         # a tabulated integral has no name in the grammar
-        return f"<pre>{escape(left)}(x) = {escape(text)}</pre>"
+        named = f'<math display="block">{left}<mo>(</mo><mi>x</mi><mo>)</mo><mo>=</mo></math>'
+        return f"{named}<pre>{escape(text)}</pre>"
 
 
 def _properties(facts: Data | None) -> str:
@@ -174,7 +175,7 @@ def learned(data: Data) -> str:
             names = list(rows[0]["values"])
             last = rows[-1]["values"]
             final = "; ".join(
-                f"{tables.letters(n)}: " + ", ".join(f"{figures.mean(v):.3f}" for v in last[n])
+                f"{letters(n)}: " + ", ".join(f"{figures.mean(v):.3f}" for v in last[n])
                 for n in names
             )
             caption = f"{variant['name']} after training, first layer to last: {final}."

@@ -95,7 +95,7 @@ def share(value: float | None) -> str:
 def values(params: Mapping[str, float], fixed: Sequence[str] = ("beta",)) -> str:
     """Parameter values in one text, without those that never change."""
     shown = {k: v for k, v in params.items() if k not in fixed or len(params) == 1}
-    return ", ".join(f"{letters(k)} {v:.4g}" for k, v in shown.items()) or "none"
+    return ", ".join(f"{letters(k)} = {v:.4g}" for k, v in shown.items()) or "none"
 
 
 def certificates(rows: Sequence[Row]) -> Table:
