@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -296,6 +298,25 @@ def test_without_a_compiler_there_is_one_log_line_and_an_error(
         assert len(caplog.records) == 1
     finally:
         c_build.compiler.cache_clear()
+
+
+@pytest.mark.skipif("clang" in c_build.compiler()[1], reason="asks gcc for its report")
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("program", [xielu(), xielu(wide=True), WAVE], ids=["f", "wide", "wave"])
+def test_the_loops_over_elements_vectorise(
+    program: Program, dtype: torch.dtype, per_channel: bool, tmp_path: Path
+) -> None:
+    text = source(program, dtype, per_channel=per_channel)
+    (tmp_path / "k.c").write_text(text)
+    command = [c_build.compiler()[0], *c_build._flags(0), "-fopt-info-vec", "k.c", "-o", "k.so"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    loops = [i + 1 for i, line in enumerate(text.splitlines()) if "#pragma GCC ivdep" in line]
+    # the last one, for dx alone, is not used per channel
+    for line in loops[:2] if per_channel else loops:
+        report = [f"k.c:{line + k}:" for k in (0, 1)]
+        found = [r for r in done.stderr.splitlines() if "loop vectorized" in r]
+        assert any(r.startswith(tuple(report)) for r in found), (line, found)
 
 
 def test_loading_a_kernel_leaves_denormals_alone() -> None:

@@ -68,7 +68,7 @@ def test_storing_rounds_to_nearest_even(half: str) -> None:
 
 def test_narrowing_then_storing_rounds_once() -> None:
     # just off the middle of two bf16 neighbours, closer to it than fp32 can tell
-    middle = np.array([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8), 2.0**-133 * 1.5], np.float64)
+    middle = np.array([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8), 2.0**100 * (1 + 2**-8)], np.float64)
     for nudge, neighbour in ((1 - 2**-40, 0), (1 + 2**-40, 1)):
         narrow = run("narrowed", middle * nudge, np.float32)
         stored = run("store_all_bf16", narrow, np.uint16).astype(np.int32)

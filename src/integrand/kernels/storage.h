@@ -15,19 +15,23 @@ INLINE float float32(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
 INLINE uint64_t bits64(double x) { uint64_t u; memcpy(&u, &x, 8); return u; }
 INLINE double float64(uint64_t u) { double x; memcpy(&x, &u, 8); return x; }
 
+/* selects by arithmetic, for a, b < 2^31: gcc vectorises them whatever surrounds them */
+INLINE uint32_t below(uint32_t a, uint32_t b) { return (uint32_t)((int32_t)(a - b) >> 31); }
+INLINE uint32_t pick(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) | (b & ~mask); }
+
 /* storage formats: nan stays nan, round to nearest even, denormals as they are */
 INLINE float load_bf16(uint16_t h) { return float32((uint32_t)h << 16); }
 
 INLINE uint16_t store_bf16(float x) {
   const uint32_t u = bits32(x);
   const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
-  const uint32_t quiet = u | 0x400000u;
-  return (uint16_t)(((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded) >> 16);
+  const uint32_t number = below(u & 0x7fffffffu, 0x7f800001u);
+  return (uint16_t)(pick(number, rounded, u | 0x400000u) >> 16);
 }
 
 INLINE float load_fp16(uint16_t h) {
   const uint32_t magnitude = (uint32_t)(h & 0x7fffu) << 13;
-  const uint32_t top = magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
+  const uint32_t top = ~below(magnitude, 0x0f800000u) & 0x7f800000u;
   const uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
   return float32(bits32(float32(magnitude) * 0x1p112f) | top | sign);
 }
@@ -37,16 +41,14 @@ INLINE uint16_t store_fp16(float x) {
   const uint32_t normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13;
   /* adding 0.5 leaves the denormal's digits, rounded, at the end of the sum */
   const uint32_t denormal = bits32(float32(a) + 0.5f) - 0x3f000000u;
-  const uint32_t special = a > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  const uint32_t finite = a < 0x38800000u ? denormal : normal;
-  return (uint16_t)((a < 0x47800000u ? finite : special) | ((u >> 16) & 0x8000u));
+  const uint32_t special = 0x7c00u | (~below(a, 0x7f800001u) & 0x200u);
+  const uint32_t finite = pick(below(a, 0x38800000u), denormal, normal);
+  return (uint16_t)(pick(below(a, 0x47800000u), finite, special) | ((u >> 16) & 0x8000u));
 }
 
-/* round to odd: a second rounding to a half format is then as good as one */
+/* round to odd, where fp32 is not denormal: a second rounding to a half format is as good as one */
 INLINE float narrow(double x) {
-  const float y = (float)x;
-  const uint32_t u = bits32(y);
-  const uint32_t toward_zero = u - (fabs((double)y) > fabs(x) ? 1u : 0u);
-  const uint32_t odd = (double)y == x || y != y ? u : toward_zero | 1u;
-  return float32(odd);
+  const uint64_t u = bits64(x), dropped = 0x1fffffffu;
+  const uint64_t sticky = ((u & dropped) + dropped) & 0x20000000u;
+  return (float)float64((u & ~dropped) | sticky);
 }
