@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import integrand as ig
 from integrand.certificate import certify, transformers_xielu, xielu_values
 from integrand.certificate.formats import format_of
 from integrand.errors import CertificationError
@@ -195,3 +196,10 @@ def test_bad_requests_are_refused(xielu: HandMade) -> None:
         certify(xielu, candidate=lambda x: x.float())
     with pytest.raises(CertificationError, match="must be differentiable"):
         certify(xielu, candidate=lambda x: x.detach() + 1)
+
+
+# torch's compiler warns about a deprecated part of torch while it is imported
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")
+def test_the_compiled_function_is_certified_too() -> None:
+    good = certify(ig.activation("xielu"), compiled=True, thorough=False)
+    assert good.ok and good.compiled, str(good)

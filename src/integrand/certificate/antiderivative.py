@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from integrand.certificate.context import context
 from integrand.derivation.exact import breakpoints, exact
 from integrand.spec import Spec
 
@@ -23,7 +24,7 @@ def _prepared() -> tuple[Any, list[Any], frozenset[Any]]:
     """A context of fixed precision, Gauss-Legendre nodes of 24 and 48 points, the octaves."""
     import mpmath
 
-    mp: Any = mpmath.MPContext()
+    mp = context()
     mp.dps = _DIGITS
     rule = mpmath.calculus.quadrature.GaussLegendre(mp)
     nodes = [rule.calc_nodes(degree, mp.prec) for degree in (4, 5)]
@@ -54,6 +55,8 @@ class Antiderivative:
         """f(x), or None."""
         mp = self.mp
         x = mp.mpf(x)
+        if not mp.isfinite(self.anchor) and (x - self._edge) * self._edge > 0:
+            return self._tail(x)
         i = self._place(x)
         # go on from the cut nearer to the anchor
         base = i if self.anchor <= self._cuts[i] else i + 1
@@ -72,16 +75,19 @@ class Antiderivative:
         outward = self.anchor > 0
         edge = 300 if outward else -300
         self._origin = min(range(len(self._cuts)), key=lambda i: abs(self._cuts[i] - edge))
-        self._at[self._origin] = self._tail(self._cuts[self._origin])
+        self._edge = self._cuts[self._origin]
+        self._at[self._origin] = self._tail(self._edge)
 
     def _tail(self, x: Any) -> Any:
         mp = self.mp
+        # mpmath stops at an absolute error: the integrand is brought to the size of 1
+        unit = abs(self._g(x)) or mp.one
         total, error = mp.quad(
-            lambda s: self._g(1 / s) / s**2 if s else mp.zero,
-            [0, 1 / x],
-            error=True,
+            lambda u: self._g(x / u) * x / (u * u * unit) if u else mp.zero, [0, 1], error=True
         )
-        return None if error > _TOLERANCE * abs(total) + mp.mpf(10) ** -60 else self.value - total
+        if not error <= mp.mpf(10) ** -20 * abs(total):
+            return None
+        return self.value - total * unit
 
     def _place(self, x: Any) -> int:
         return min(max(bisect_right(self._cuts, x) - 1, 0), len(self._cuts) - 2)
@@ -116,9 +122,11 @@ class Antiderivative:
             return fine
         if depth == 2:
             # a power or logarithm at an end defeats Gauss-Legendre, not tanh-sinh
-            total, error = mp.quad(self._g, [a, b], error=True)
-            if error <= allowed:
-                return total
+            unit = size or mp.one
+            scaled = lambda u: self._g(a + (b - a) * u) * (b - a) / unit  # noqa: E731
+            total, error = mp.quad(scaled, [0, 1], error=True)
+            if error * unit <= allowed:
+                return total * unit
         if depth == _DEPTH:
             return None
         middle = (a + b) / 2

@@ -27,8 +27,8 @@ class Rule:
 
     def allowed(self, fmt: Format, value: Array, terms: Array, factor: Array | float) -> Array:
         """The allowed absolute error."""
-        spacing = self.ulps * factor * fmt.spacing(value)
         with np.errstate(all="ignore"):
+            spacing = self.ulps * factor * fmt.spacing(value)
             band = np.nan_to_num(self.term * terms, nan=0.0, posinf=0.0)
             relative = np.where(np.isfinite(value), self.relative * np.abs(value), 0.0)
         return np.maximum(np.maximum(spacing, band), relative)
@@ -126,7 +126,8 @@ def _verdict(
     with np.errstate(all="ignore"):
         error = np.where(permitted, 0.0, np.where(nonfinite, np.inf, error))
         ratio = np.where(error == 0, 0.0, error / unit)
-    wrong_sign = signs & (error > band) & np.isfinite(computed)
+    # where arguments are ill-conditioned, fp32 and fp64 may lose the sign too
+    wrong_sign = signs & (error > (band if fmt.half else allowed)) & np.isfinite(computed)
     broken = (error > allowed) | nonfinite | wrong_sign
     return Comparison(
         output, x, computed, value, ratio, broken, wrong_sign, nonfinite, settled, undecided
