@@ -146,7 +146,19 @@ def test_a_failed_check_is_status_1(monkeypatch, capsys):
 
 
 def test_bench_prints_ratios_to_named_baselines(capsys):
-    args = ["bench", "relu2", "--dtype", "fp32", "--shape", "8", "16", "--rounds", "2", "--against", "silu"]
+    args = [
+        "bench",
+        "relu2",
+        "--dtype",
+        "fp32",
+        "--shape",
+        "8",
+        "16",
+        "--rounds",
+        "2",
+        "--against",
+        "silu",
+    ]
     assert main([*args, "--json", "out.json"]) == 0
     assert "/silu" in capsys.readouterr().out
     kept = json.loads(Path("out.json").read_text())
