@@ -5,6 +5,7 @@ import pytest
 from integrand.report.tables import (
     Cell,
     Table,
+    against_compile,
     baseline_of,
     certificates,
     losses,
@@ -36,7 +37,8 @@ def test_plain_columns_are_aligned_numbers_to_the_right():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0.0, "0"), (0.5, "0.5"), (8.7e33, "8.7e+33"), (410.2, "410")]
+    ("value", "text"),
+    [(None, "–"), (9461.2, "9,461"), (0.0, "0"), (0.5, "0.5"), (8.7e33, "8.7e+33"), (410.2, "410")],
 )
 def test_numbers_are_short(value, text):
     assert number(value) == text
@@ -75,3 +77,10 @@ def test_a_failed_certificate_says_so():
     assert certificates([row]).rows[0][-1] == Cell("fails", "bad")
     assert certificates([{**row, "ok": True}]).rows[0][-1].text == "certified"
     assert "1,200" in certificates([row]).html()
+
+
+def test_the_headline_is_against_the_fastest_compiled_formula():
+    assert (
+        against_compile(bench_row(ratios={"compiled": 0.01, "transformers_compiled": 0.8})) == 0.8
+    )
+    assert against_compile(bench_row(ratios={"silu": 1.0})) is None

@@ -94,8 +94,10 @@ def facts(data: Data) -> list[tuple[str, str]]:
         own = [r for r in data["bench"]["rows"] if tables.baseline_of(r) is None]
         both = [r for r in own if r["direction"] == "forward+backward"]
         for row in both or own:
-            ratio = row.get("ratio_compiled", row.get("ratio_silu"))
-            against = "torch.compile" if "ratio_compiled" in row else "F.silu"
+            compiled = tables.against_compile(row)
+            ratio, against = compiled, "the fastest torch.compile"
+            if compiled is None:
+                ratio, against = row["ratio_silu"], "F.silu"
             dtype = tables.SHORT.get(row["dtype"], row["dtype"])
             found.append((f"{ratio:.2f} ×", f"the time of {against}, {row['direction']}, {dtype}"))
     return found

@@ -82,6 +82,8 @@ def number(value: float | str | None, digits: int = 3) -> str:
         return "0"
     if abs(value) >= 1e5 or abs(value) < 1e-3:
         return f"{value:.1e}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
     return f"{value:.{digits}g}"
 
 
@@ -152,8 +154,12 @@ def baseline_of(row: Row) -> str | None:
 
 
 def speeds(rows: Sequence[Row]) -> Table:
-    """Times by dtype and direction; ratios of each time to torch.compile's and to F.silu's."""
-    head = ["implementation", "dtype", "direction", "ms", "÷ torch.compile", "÷ F.silu",
+    """Times by dtype and direction; ratios of each time to those of the compiled formulas and of
+    F.silu, which only rows timed beside them have."""
+    titles = {"compiled": "÷ compiled formula", "transformers_compiled": "÷ compiled transformers",
+              "silu": "÷ F.silu"}  # fmt: skip
+    columns = [key for key in titles if any(f"ratio_{key}" in row for row in rows)]
+    head = ["implementation", "dtype", "direction", "ms", *(titles[key] for key in columns),
             "bytes kept", "certificate"]  # fmt: skip
     lines, breaks, before = [], set(), None
     for row in rows:
@@ -168,8 +174,7 @@ def speeds(rows: Sequence[Row]) -> Table:
                 Cell(SHORT.get(row["dtype"], row["dtype"])),
                 Cell(row["direction"]),
                 Cell(number(1e3 * row["median_s"]), "n"),
-                _ratio(row, "compiled"),
-                _ratio(row, "silu"),
+                *(_ratio(row, key) for key in columns),
                 Cell(number(row["saved_bytes"]), "n"),
                 certified.get(row["certified"], Cell("–", "aside")),
             ]
@@ -183,6 +188,12 @@ def _ratio(row: Row, baseline: str) -> Cell:
         return Cell("–" if value is None else "1", "n aside")
     mark = "" if baseline_of(row) or abs(value - 1) <= DRAW else "good" if value < 1 else "bad"
     return Cell(f"{value:.2f}", f"n {mark}".strip())
+
+
+def against_compile(row: Row) -> float | None:
+    """Time relative to the fastest compiled formula there is: the hardest baseline to beat."""
+    found = [row.get(f"ratio_{key}") for key in ("compiled", "transformers_compiled")]
+    return max((r for r in found if r is not None), default=None)
 
 
 def losses(rows: Sequence[Row]) -> list[str]:
