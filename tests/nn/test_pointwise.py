@@ -173,6 +173,15 @@ def test_values_follow_the_parameters_without_autograd(act):
         assert layer.values()["alpha_p"].item() > before + 0.5
 
 
+def test_compiled_inference_has_no_graph_break(act):
+    layer = act.module()
+    x = torch.linspace(-6, 6, 257)
+    with torch.no_grad():
+        compiled = torch.compile(layer, fullgraph=True)(x)
+    torch.testing.assert_close(compiled, act(x, impl="reference"), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(torch.compile(act, fullgraph=True)(x), compiled, rtol=0, atol=0)
+
+
 def test_values_follow_a_fused_optimiser(act):
     layer = act.module()
     optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)

@@ -87,7 +87,7 @@ def apply(program: Program, x: Tensor, params: Sequence[Tensor], impl: str = "au
             )
     match impl:
         case "reference":
-            return _Reference.apply(program, x, *params)
+            return _reference(program, x, params)
         case "c":
             return _run_c(program, x, params)
         case "triton":
@@ -95,16 +95,24 @@ def apply(program: Program, x: Tensor, params: Sequence[Tensor], impl: str = "au
     return _auto(program, x, params)
 
 
+def _reference(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
+    tracked = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in params))
+    if torch.compiler.is_compiling() and not tracked:
+        # dynamo breaks the graph at an autograd function that nothing differentiates
+        return reference.forward(program, x, params)
+    return _Reference.apply(program, x, *params)
+
+
 def _auto(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _Reference.apply(program, x, *params)
+        return _reference(program, x, params)
     if x.device.type == "cpu":
         if _c_works(program, x.dtype):
             return _run_c(program, x, params)
-        return _Reference.apply(program, x, *params)
+        return _reference(program, x, params)
     if x.device.type in ("cuda", "xpu", "mps"):
         return _compiled()(program, x, *params)
-    return _Reference.apply(program, x, *params)
+    return _reference(program, x, params)
 
 
 @functools.cache
