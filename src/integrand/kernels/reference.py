@@ -79,7 +79,7 @@ class TorchOps:
         low, high = 2.0**table.lo, 2.0**table.hi
         a = torch.where(u < 0, -u, u)
         side = (u > 0).long()
-        near, far = a < low, a >= high
+        near, far, infinite = a < low, a >= high, torch.isinf(a)
         s = torch.where(near, a, low)
         value = torch.where(near, u, 0.0) * _horner(data["near"], side, s / low)
         segment = _segment(table, a.detach())
@@ -87,13 +87,19 @@ class TorchOps:
         middle = torch.where(near | far, low, a)
         t = middle * data["scale"][segment] - data["offset"][segment]
         value = torch.where(near, value, _horner(data["middle"], segment, t))
-        v = torch.where(far, a, high)
+        # at an infinity the sign of the growth is read off a far finite point
+        v = torch.where(far, torch.where(infinite, 2.0**60, a), high)
         w = torch.where(u < 0, -v, v)
         a2, a1, log_rate, entropy = (data["growth"][k][side] for k in range(4))
         log_v = torch.log(v)
         tail = (a2 * w + a1 + entropy * log_v) * w + log_rate * log_v
         tail = tail + _horner(data["far"], side, high / v)
-        return torch.where(far, tail, value)
+        limit = torch.where(
+            (data["growth"] != 0).any(0)[side],
+            torch.copysign(self.tensor(torch.inf), tail),
+            data["far"][0][side],
+        )
+        return torch.where(far, torch.where(infinite, limit, tail), value)
 
 
 def _segment(table: Table, a: Tensor) -> Tensor:
