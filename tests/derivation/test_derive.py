@@ -34,6 +34,9 @@ GRADIENTS = [
     ("softsign(x) if x > t else 0", {"t": Param(0.5)}, "known integral"),
     ("min(x, sigmoid(x))", {}, "known integral"),
     ("sin(w*x)**2 + x", {"w": positive}, "known integral"),
+    ("tanh(50*x)", {}, "known integral"),
+    ("sigmoid(x-100)", {}, "known integral"),
+    ("min(max(x,-1), tanh(2*x)+0.1)", {}, "known integral"),
 ]  # fmt: skip
 
 
@@ -113,3 +116,35 @@ def test_a_wrong_integral_is_caught_by_quadrature(monkeypatch):
     monkeypatch.setitem(integrate.KNOWN, sp.tanh(X), X * 0)
     with pytest.raises(Error, match="deviates"):
         cached._derive(Spec(name="s", gradient="tanh(x)"))
+
+
+@pytest.mark.parametrize("shift", ["3", "1", "-2"])
+def test_the_anchor_value_is_exact_in_every_implementation(shift):
+    torch = pytest.importorskip("torch")
+    from integrand import derive
+
+    act = derive(Spec(name="s", gradient=f"exp(-(x-({shift}))**2)"))
+    for impl in ("reference", "c"):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            assert act(torch.zeros(3, dtype=dtype), impl=impl).tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("impl", ["reference", "c"])
+@pytest.mark.parametrize(
+    ("gradient", "limits"),
+    [
+        ("atan(x)", (float("inf"), float("inf"))),
+        ("1/(1+x**8)", (-1.0261721529770309, 1.0261721529770309)),
+        ("softplus(x)", (-0.8224670334241132, float("inf"))),
+    ],
+)
+def test_tables_have_their_limits_at_infinity(gradient, limits, impl):
+    torch = pytest.importorskip("torch")
+    from integrand import derive
+
+    act = derive(Spec(name="s", gradient=gradient))
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        x = torch.tensor([-torch.inf, torch.inf, torch.nan], dtype=dtype)
+        low, high, nan = act(x, impl=impl).tolist()
+        assert (low, high) == tuple(torch.tensor(limits, dtype=torch.float64).to(dtype).tolist())
+        assert nan != nan

@@ -1,7 +1,9 @@
+import pickle
+
 import pytest
 
 from integrand.errors import SpecError
-from integrand.spec import Param, Spec, names, read_spec, row, to_toml
+from integrand.spec import Param, Spec, check_values, names, read_spec, row, to_toml
 
 
 def xielu(**changes):
@@ -47,6 +49,8 @@ def test_contradictions_are_refused(changes, message):
         ({"a": Param(1.0, above="nobody")}, "another parameter's name"),
         ({"a": 1.0}, "must be a Param"),
         ({"exp": Param(1.0)}, "cannot name a parameter"),
+        ({"a": Param(1.0, above=[1])}, "must be a number or another"),
+        ({"a": Param(1.0, trainable="no")}, "must be true or false"),
     ],
 )
 def test_parameters_respect_their_bounds(params, message):
@@ -99,3 +103,16 @@ def test_unknown_names_get_near_ones():
     with pytest.raises(SpecError, match="did you mean xielu"):
         row("xielo")
     assert "xielu" in names()
+
+
+def test_a_spec_is_immutable_hashable_and_survives_pickling():
+    spec = xielu()
+    with pytest.raises((TypeError, AttributeError)):
+        spec.params["q"] = Param(1.0)
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    assert len({spec, xielu(), xielu(name="other")}) == 2
+
+
+def test_values_outside_their_bounds_are_refused():
+    with pytest.raises(SpecError, match="'alpha_n' must be above beta = 0.5, got 0.1"):
+        check_values(xielu(), {"alpha_p": 1.0, "alpha_n": 0.1, "beta": 0.5})

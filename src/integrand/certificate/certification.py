@@ -29,7 +29,8 @@ from integrand.certificate.special import (
 from integrand.certificate.subject import subject_of
 from integrand.certificate.summary import summarise
 from integrand.certificate.truth import Truth, truth_of
-from integrand.errors import CertificationError
+from integrand.errors import SpecError
+from integrand.spec import check_values
 
 Array = np.ndarray[Any, Any]
 logger = logging.getLogger(__name__)
@@ -125,13 +126,14 @@ def _values(act: Any, params: Mapping[str, float] | None, fmt: Format) -> dict[s
     values = {**act.spec.values()}
     for name, value in (params or {}).items():
         if name not in values:
-            raise CertificationError(
+            raise SpecError(
                 f"'{name}' is not a parameter of {act.spec.name} "
                 f"(its parameters: {', '.join(values) or 'none'})"
             )
         values[name] = float(value)
         if not math.isfinite(values[name]):
-            raise CertificationError(f"parameter '{name}' must be a finite number, got {value!r}")
+            raise SpecError(f"parameter '{name}' must be a finite number, got {value!r}")
+    check_values(act.spec, values)
     rounded = {k: float(torch.tensor(v, dtype=fmt.parameter_dtype)) for k, v in values.items()}
     return rounded
 

@@ -13,6 +13,7 @@ from integrand.derivation.measure import sweep
 from integrand.derivation.numeric import NumpyOps
 from integrand.derivation.pieces import draws
 from integrand.derivation.program import Program, evaluate, operands
+from integrand.derivation.symbols import X
 from integrand.spec import Spec
 
 _FARTHER = np.array([1e12, 1e16, 1e24, 1e36, 1e60, 1e100])
@@ -39,9 +40,28 @@ def _lower(
     outputs = {name: lowering.expr(e, x) for name, e in exprs.items()}
     params = tuple(spec.params)
     plain = lowering.program(params, outputs, wide)
+    if spec.kind == "gradient" and _has_constant(exprs["f"]):
+        outputs["f"] = _anchored(spec, lowering, outputs["f"])
     for name in ("f", "df"):
         outputs[name] = _guarded(spec, lowering, plain, exprs[name], name, outputs[name], early)
     return lowering.program(params, outputs, wide)
+
+
+def _has_constant(f: Any) -> bool:
+    """Whether a piece of f subtracts a constant: rounding may leave a rest at the anchor."""
+    if isinstance(f, sp.Piecewise):
+        return any(_has_constant(value) for value, _ in f.args)
+    return any(X not in t.free_symbols and t != 0 for t in sp.Add.make_args(f))
+
+
+def _anchored(spec: Spec, lowering: Lowering, out: int) -> int:
+    """f with its declared value at the anchor exactly, whatever the compiler fuses."""
+    point, value = spec.anchor
+    if isinstance(point, str):
+        return out
+    x, at = lowering.op("x"), lowering.const(sp.Rational(str(point)))
+    here = lowering.op("and", lowering.op("le", x, at), lowering.op("le", at, x))
+    return lowering.op("select", here, lowering.const(sp.Rational(str(value))), out)
 
 
 def _run(program: Program, bits: int, x: Any, values: Mapping[str, float], name: str) -> Any:

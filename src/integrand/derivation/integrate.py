@@ -109,7 +109,7 @@ class Integrals:
             return c * known
         scale = _scale(rest)
         if scale is None:
-            return c * self._quadrature(rest)
+            return None if not rest.free_symbols - {X} else c * self._quadrature(rest)
         k, shift = scale
         h = stabilise(_rescaled(rest, k, shift))
         parts = _terms(h) if h.is_Add or X in (h.free_symbols) else [h]
@@ -165,10 +165,7 @@ class Integrals:
             try:
                 self.tables[name] = tabulate(name, value, sides)
             except DerivationError:
-                if shown is None:
-                    return self._quadrature(h.subs(X, u)) * sp.diff(u, X)
-                self._note("SymPy integral (it cancels near its roots)")
-                return shown.subs(X, u)
+                return self._quadrature(h.subs(X, u)) * sp.diff(u, X)
             self.sides[name] = sides
             self.classes.setdefault(name, table_class(name, h, shown))
         self._note("table")
@@ -275,14 +272,20 @@ def _scale(rest: Any) -> tuple[Any, Any] | None:
                 if affine is not None and affine not in candidates:
                     candidates.append(affine)
     # a scale alone comes before a shift: integrals anchored at 0 keep their accuracy there
-    candidates = [(sp.S.One, sp.S.Zero), *((k, sp.S.Zero) for k, _ in candidates), *candidates]
-    for k, c in candidates:
+    candidates = [*((k, sp.S.Zero) for k, _ in candidates), *candidates]
+    fits = [
+        (k, c)
+        for k, c in candidates
         if all(
             not t.as_independent(X, as_Add=False)[1].free_symbols - {X}
             for t in _terms(_rescaled(rest, k, c))
-        ):
+        )
+    ]
+    for k, c in fits:
+        terms = (t.as_independent(X, as_Add=False)[1] for t in _terms(_rescaled(rest, k, c)))
+        if all(_power(t) is not None or _known(t) is not None for t in terms if t != 1):
             return k, c
-    return None
+    return fits[0] if fits else None
 
 
 def _rescaled(rest: Any, k: Any, c: Any) -> Any:

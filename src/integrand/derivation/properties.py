@@ -209,7 +209,7 @@ def _zeros(
                 high = math.inf if j == len(points) - 1 else float(points[j])
                 flat.append((low, high))
             i = j
-        elif i + 1 < len(points) and values[i] * values[i + 1] < 0:
+        elif i + 1 < len(points) and np.sign(values[i]) * np.sign(values[i + 1]) < 0:
             roots.append(_bisect(f, points[i], points[i + 1]))
         i += 1
     return roots, flat

@@ -41,7 +41,10 @@ class Primitive(sp.Function):
         if u is None or not u.is_number or not u.is_real:
             return None
         with mp.workprec(prec + 20):
-            value = PRIMITIVES[type(self).__name__].meaning(mp, mp.mpf(u._mpf_))
+            meaning = getattr(type(self), "meaning", None)
+            if meaning is None:
+                meaning = PRIMITIVES[type(self).__name__].meaning
+            value = meaning(mp, mp.mpf(u._mpf_))
         return sp.Float._new(value._mpf_, prec)
 
 

@@ -38,16 +38,10 @@ def compiler() -> tuple[str, str]:
             done = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 return found, done.stdout.partition("\n")[0]
-    _announce_missing()
     raise BackendError(
         "the C kernels need a C compiler: none of $CC, cc, gcc, clang was found; "
         'install one (for example gcc), or use impl="reference"'
     )
-
-
-@cache
-def _announce_missing() -> None:
-    log.warning("no C compiler found (cc, gcc, clang or $CC): kernels run as torch code, slower")
 
 
 @cache

@@ -107,7 +107,7 @@ def _auto(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return _reference(program, x, params)
     if x.device.type == "cpu":
-        if _c_works(program, x.dtype):
+        if _c_works(program.digest, x.dtype):
             return _run_c(program, x, params)
         return _reference(program, x, params)
     if x.device.type in ("cuda", "xpu", "mps"):
@@ -136,17 +136,16 @@ def kernel_for(program: Program, dtype: torch.dtype) -> Any:
     return ops.kernel(program.digest, dtype)
 
 
-_UNAVAILABLE: set[str] = set()
-
-
-def _c_works(program: Program, dtype: torch.dtype) -> bool:
-    if _UNAVAILABLE:
-        return False
+@functools.cache
+def _c_works(digest: str, dtype: torch.dtype) -> bool:
     try:
-        kernel_for(program, dtype)
+        ops.kernel(digest, dtype)
     except BackendError as error:
-        if not _UNAVAILABLE:
-            _log.warning("C kernels are not available, using the reference: %s", error)
-        _UNAVAILABLE.add(str(error))
+        _warn_once(str(error))
         return False
     return True
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    _log.warning("no C kernel, using the reference: %s", reason)

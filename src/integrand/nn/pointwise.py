@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from integrand.derivation.program import Program
-from integrand.kernels import apply, register
+from integrand.errors import BackendError
+from integrand.kernels import IMPLEMENTATIONS, apply, register
 from integrand.nn.constraints import constrained, raw_values
 from integrand.spec import Spec, saved_buffers
 
@@ -44,6 +45,8 @@ class Pointwise(nn.Module):
         impl: str = "auto",
     ):
         super().__init__()
+        if impl not in IMPLEMENTATIONS:
+            raise BackendError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got '{impl}'")
         if len(shape) != 1 or shape[0] < 1:
             raise ValueError(f"shape must be (1,) or (C,), got {tuple(shape)}")
         self.spec, self.program, self.formula, self.impl = spec, program, formula, impl

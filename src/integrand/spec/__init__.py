@@ -2,7 +2,7 @@
 
 from integrand.spec.catalogue import Row, gates, names, row, saved_buffers
 from integrand.spec.grammar import FUNCTIONS, Node, evaluate, parse
-from integrand.spec.spec import Param, Spec, dependency_order
+from integrand.spec.spec import Param, Spec, check_values, dependency_order
 from integrand.spec.toml import read_spec, spec_from_mapping, to_toml
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Param",
     "Row",
     "Spec",
+    "check_values",
     "dependency_order",
     "evaluate",
     "gates",

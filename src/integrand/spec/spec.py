@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
+from types import MappingProxyType
 from typing import Any
 
 from integrand.errors import SpecError
@@ -57,7 +58,7 @@ class Spec:
             raise SpecError(f"a name must be like 'my_act2' (a-z, 0-9, _), got {self.name!r}")
         if (self.gradient is None) == (self.function is None):
             raise SpecError(f"'{self.name}' needs either gradient= or function=, one of the two")
-        object.__setattr__(self, "params", dict(self.params))
+        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
         for name, param in self.params.items():
             _check_param(name, param, self.params)
         _check_bounds(self.params)
@@ -69,6 +70,13 @@ class Spec:
         object.__setattr__(self, "anchor", _check_anchor(self.anchor))
         if self.function is not None and self.anchor != (0, 0):
             raise SpecError("anchor= fixes the constant of an integral: it goes with gradient=")
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.sha256))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = ("name", "gradient", "function", "anchor", "source")
+        return _rebuilt, ({n: getattr(self, n) for n in names}, dict(self.params))
 
     @cached_property
     def node(self) -> Node:
@@ -95,6 +103,10 @@ class Spec:
         return {name: float(p.init) for name, p in self.params.items()}
 
 
+def _rebuilt(fields: dict[str, Any], params: dict[str, Param]) -> Spec:
+    return Spec(**fields, params=params)
+
+
 def _plain(bound: Bound) -> str | None:
     return bound if bound is None or isinstance(bound, str) else repr(float(bound))
 
@@ -108,11 +120,14 @@ def _check_param(name: str, param: Param, params: Mapping[str, Param]) -> None:
         raise SpecError(f"'{name}' cannot name a parameter: use letters, digits and _, not a word")
     if not isinstance(param, Param):
         raise SpecError(f"parameter '{name}' must be a Param, got {param!r}")
+    if not isinstance(param.trainable, bool):
+        raise SpecError(f"trainable of '{name}' must be true or false, got {param.trainable!r}")
     if not _is_number(param.init):
         raise SpecError(f"the initial value of '{name}' must be a finite number: {param.init!r}")
     for side in ("above", "below"):
         bound = getattr(param, side)
-        if bound is not None and not _is_number(bound) and bound not in params:
+        named = isinstance(bound, str) and bound in params
+        if bound is not None and not _is_number(bound) and not named:
             raise SpecError(
                 f"{side}= of '{name}' must be a number or another parameter's name, got {bound!r}"
             )
@@ -134,6 +149,17 @@ def _check_bounds(params: Mapping[str, Param]) -> None:
         dependency_order(params)
     except CycleError as error:
         raise SpecError(f"bounds must not form a cycle: {' -> '.join(error.args[1])}") from None
+
+
+def check_values(spec: Spec, values: Mapping[str, float]) -> None:
+    """Raise `SpecError` where parameter values break their declared bounds."""
+    for name, p in spec.params.items():
+        for side in ("above", "below"):
+            bound = getattr(p, side)
+            limit = values[bound] if isinstance(bound, str) else bound
+            value = values[name]
+            if limit is not None and not (value > limit if side == "above" else value < limit):
+                raise SpecError(f"'{name}' must be {side} {bound} = {limit:g}, got {value:g}")
 
 
 def dependency_order(params: Mapping[str, Param]) -> list[str]:
