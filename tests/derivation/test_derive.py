@@ -57,7 +57,8 @@ def test_f_is_the_integral_of_the_declared_gradient(text, params, path):
             assert error <= 1e-12 * max(abs(truth), abs(x))
             slope = exact(spec.node, x, values, mp)
             assert abs(evaluate_expr(df, {X: x, **env}, mp) - slope) <= 1e-15 * (1 + abs(slope))
-        assert evaluate_expr(f, {X: mp.mpf(0), **env}, mp) == 0
+        # a constant subtracted from a piece leaves the working precision's own rounding
+        assert abs(evaluate_expr(f, {X: mp.mpf(0), **env}, mp)) <= mp.mpf("1e-22")
 
 
 def test_xielu_comes_out_in_its_stable_form():

@@ -114,5 +114,5 @@ def test_a_spec_is_immutable_hashable_and_survives_pickling():
 
 
 def test_values_outside_their_bounds_are_refused():
-    with pytest.raises(SpecError, match="'alpha_n' must be above beta = 0.5, got 0.1"):
+    with pytest.raises(SpecError, match=r"'alpha_n' must be above beta = 0\.5, got 0\.1"):
         check_values(xielu(), {"alpha_p": 1.0, "alpha_n": 0.1, "beta": 0.5})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,17 @@ def markdown(path: Path | str) -> str:
     if kind not in _TABLES:
         raise DataError(f"{path} must be of kind {', '.join(_TABLES)}, got {kind!r}")
     return _TABLES[kind](data).markdown()
+
+
+def refresh(readme: Path) -> str:
+    """The text of a README with the table of each results file between its two markers.
+
+    `<!-- table: results/bench/xielu/summary.json -->` ... `<!-- end -->`
+    """
+
+    def filled(match: re.Match[str]) -> str:
+        table = markdown(readme.parent / match["path"])
+        return f"<!-- table: {match['path']} -->\n{table.strip()}\n<!-- end -->"
+
+    pattern = r"<!-- table: (?P<path>\S+) -->\n.*?<!-- end -->"
+    return re.sub(pattern, filled, readme.read_text(encoding="utf-8"), flags=re.DOTALL)
