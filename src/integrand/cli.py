@@ -305,7 +305,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
     except KeyboardInterrupt as stop:
-        return _fail(str(stop) or "stopped; the same command goes on where it can", 130)
+        return _fail(str(stop) or "stopped", 130)
 
 
 def _parse(args: list[str]) -> Callable[[], int]:

@@ -144,10 +144,9 @@ class Run:
             self.now, self.entered = name, time.monotonic()
         here, *later = (self.pace * TYPICAL_SECONDS[s] for s in STAGES[place:])
         left = round(max(0, here - (time.monotonic() - self.entered)) + sum(later))
-        clock = f"about {left // 60}:{left % 60:02d} left"
-        print(
-            f"demo {place + 1}/{len(STAGES)} {name}: {text} ({clock})", file=sys.stderr, flush=True
-        )
+        over = text.startswith(("kept", "done"))
+        clock = "" if over else f" (about {left // 60}:{left % 60:02d} left)"
+        print(f"demo {place + 1}/{len(STAGES)} {name}: {text}{clock}", file=sys.stderr, flush=True)
 
 
 def _derive(act: Activation) -> dict[str, Any]:

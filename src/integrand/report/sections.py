@@ -136,7 +136,8 @@ def speed(data: Data) -> str:
     return f"""<p>Shape ({shape}), {rows[0]["threads"]} threads, {data["rounds"]} paired rounds:
 every round runs every entry, in alternating order, and a ratio is the median over the rounds of
 time ÷ baseline, below 1 is faster. Backward includes the gradients of x and of both parameters.
-F.silu is another function, the yardstick of what memory allows.</p>
+F.silu is another function, the yardstick of what memory allows. transformers' eager module is timed
+in a shorter run of its own beside F.silu: read its ratio, not its milliseconds.</p>
 {tables.speeds(rows).html()}
 <p>{escape(verdict)}</p>
 <p class="note">Times on a machine with other work vary; the ratios vary less. Bytes kept are those

@@ -59,6 +59,11 @@ def row(name: str) -> Row:
     tables = _tables()
     key = _aliases().get(name, name)
     if key not in tables:
+        if name in gates():
+            gate = gates()[name]["gate"]
+            raise SpecError(
+                f"'{name}' is a gated form: use integrand.nn.Gated(integrand.activation('{gate}'))"
+            )
         near = difflib.get_close_matches(name, [*tables, *_aliases()], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`integrand list` shows them all"
         raise SpecError(f"no activation is named '{name}'; {hint}")
