@@ -15,7 +15,7 @@ from integrand.derivation.numeric import evaluate_with_bound
 from integrand.derivation.program import Op, Program
 from integrand.derivation.table import Table
 from integrand.errors import BackendError
-from integrand.kernels import c, c_build
+from integrand.kernels import apply, c, c_build, dispatch, ops, register
 from integrand.kernels.c_print import source
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -284,20 +284,30 @@ def test_what_a_kernel_cannot_run_is_refused() -> None:
         kernel(torch.float32).forward(torch.zeros(2), parameters()[:1])
 
 
-def test_without_a_compiler_there_is_one_log_line_and_an_error(
+def test_without_a_compiler_auto_steps_down_with_one_log_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    c_build.compiler.cache_clear()
+    caches = (c_build.compiler, ops.kernel, dispatch._c_works, dispatch._warn_once)
+    program = xielu()
+    register(program)
+    x = torch.randn(7)
+    values = [torch.tensor([v]) for v in (0.8, 0.8, 0.5)]
+    expected = apply(program, x, values, "reference")
+    for cached in caches:
+        cached.cache_clear()
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
     try:
         with caplog.at_level("WARNING", logger="integrand"):
-            for _ in range(2):
-                with pytest.raises(BackendError, match="none of"):
-                    c.load(xielu(), torch.float32)
+            for dtype in (torch.float32, torch.float32, torch.bfloat16):
+                apply(program, x.to(dtype), values)
+            assert torch.equal(apply(program, x, values), expected)
         assert len(caplog.records) == 1
+        with pytest.raises(BackendError, match="none of"):
+            apply(program, x, values, "c")
     finally:
-        c_build.compiler.cache_clear()
+        for cached in caches:
+            cached.cache_clear()
 
 
 @pytest.mark.skipif("clang" in c_build.compiler()[1], reason="asks gcc for its report")
