@@ -345,3 +345,10 @@ def test_a_second_load_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(c_build, "_compile", compile_again)
     assert c.load(xielu(), torch.float32).forward(torch.ones(1), parameters()).item() == 1.25
+
+
+def test_a_parameter_gradient_beyond_fp32_is_infinite() -> None:
+    x = torch.full((4,), 1e30)
+    _, gradients = kernel(torch.float32).backward(x, torch.ones_like(x), parameters())
+    # d f / d alpha_p is x^2
+    assert gradients[0].item() == float("inf") and gradients[2].isfinite()

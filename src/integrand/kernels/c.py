@@ -103,7 +103,11 @@ class Kernel:
         )
         if sums is None:
             return _done(dx, status), []
-        gradients = [torch.full_like(p, total) for p, total in zip(params, sums, strict=False)]
+        # by way of double: a sum beyond the range of fp32 is an infinity there
+        gradients = [
+            torch.full_like(p, total, dtype=torch.float64).to(p.dtype)
+            for p, total in zip(params, sums, strict=False)
+        ]
         return _done(dx, status), gradients
 
     def _backward_channels(
