@@ -79,6 +79,7 @@ def certify(
     params: str | None = None,
     impl: Literal["auto", "reference", "c"] = "auto",
     compiled: bool = False,
+    exhaustive: bool = False,
     all: bool = False,
     param: tuple[str, ...] = (),
     function: bool = False,
@@ -94,6 +95,7 @@ def certify(
         params: parameter values such as alpha_p=166,alpha_n=41.25 (default: initial values).
         impl: the implementation.
         compiled: measure it under torch.compile.
+        exhaustive: all 2**32 fp32 inputs (the default dtype is then fp32); a minute or two.
         all: the whole catalogue instead of one activation.
         param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated.
         function: the text is f itself, not its gradient.
@@ -118,12 +120,18 @@ def certify(
         subjects = [_activation(what, param, function, anchor, name)]
     rows = []
     for place, act in enumerate(subjects):
-        for kind in _dtypes(dtype or ("bf16", "fp16")):
+        for kind in _dtypes(dtype or (("fp32",) if exhaustive else ("bf16", "fp16"))):
             if all:
                 _tell(
                     f"{place + 1} of {len(names())}: {act.name} {str(kind).removeprefix('torch.')}"
                 )
-            cert = measure(act, kind, given or None, impl=impl, compiled=compiled)
+            cert = measure(
+                *(act, kind, given or None),
+                impl=impl,
+                compiled=compiled,
+                exhaustive=exhaustive,
+                progress=_tell if exhaustive else None,
+            )
             rows.append(cert.to_dict())
             if not all or not cert.ok:
                 print(cert)

@@ -50,6 +50,9 @@ class Certificate:
       `mass_off_df`: their share off by more than 1 ulp (None for sampled dtypes).
     - `share_off_f`, `share_off_df`: share of the finite points with |x| < 100 off by more than
       1 ulp (half precision), or outside the allowance (sampled dtypes).
+    - `beyond_f`, `beyond_df`: fp32 inputs off by more than 1 ulp; `worst_octaves`: the intervals
+      between powers of two with the largest errors, with their number of such inputs; `words`: what
+      was checked and what decided (an exhaustive fp32 sweep alone).
     - `max_param_error`: worst error of a parameter gradient relative to the sum of absolute terms
       (None for a candidate).
     """
@@ -78,6 +81,10 @@ class Certificate:
     decided_in_multiprecision: int
     compared_with_text: int
     seconds: float
+    beyond_f: int | None = None
+    beyond_df: int | None = None
+    words: str = ""
+    worst_octaves: list[Region] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -108,7 +115,11 @@ class Certificate:
             f" (at x = {self.worst_x:.6g}); wrong signs {self.wrong_signs}, "
             f"wrong inf/nan {self.nonfinite}",
         ]
-        if self.exhaustive:
+        if self.words:
+            lines.append(f"  {self.words}")
+            lines.append(f"  off by > 1 ulp: f {self.beyond_f:,}, f' {self.beyond_df:,} inputs")
+            lines += [f"    {octave}" for octave in self.worst_octaves]
+        elif self.exhaustive:
             lines.append(
                 f"  off by > 1 ulp, patterns below 100: f {self.share_off_f:.2%}, "
                 f"f' {self.share_off_df:.2%}"

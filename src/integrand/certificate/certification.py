@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from integrand.certificate.agreement import disagreements, partial_disagreements
 from integrand.certificate.certificate import Certificate
 from integrand.certificate.comparison import Comparison, Rule, compare
+from integrand.certificate.exhaustive import ALL, Swept, finite_below, sweep
 from integrand.certificate.formats import Format, format_of
 from integrand.certificate.largest_term import largest_terms
 from integrand.certificate.parameters import parameter_errors
@@ -29,7 +31,7 @@ from integrand.certificate.special import (
 from integrand.certificate.subject import subject_of
 from integrand.certificate.summary import summarise
 from integrand.certificate.truth import Truth, truth_of
-from integrand.errors import SpecError
+from integrand.errors import CertificationError, SpecError
 from integrand.spec import check_values
 
 Array = np.ndarray[Any, Any]
@@ -48,6 +50,7 @@ def certify(
     compiled: bool = False,
     candidate: Callable[[torch.Tensor], torch.Tensor] | None = None,
     *,
+    exhaustive: bool | range = False,
     device: str = "cpu",
     thorough: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -68,6 +71,8 @@ def certify(
         compiled: measure it under `torch.compile`.
         candidate: any callable x -> y to measure instead of `act`; df comes from autograd. `params`
             must then be the values that the candidate uses.
+        exhaustive: fp32 only: all 2**32 bit patterns besides the sample, or a range of patterns
+            (ends at multiples of 4096). Takes a C compiler and, for a C kernel, a minute or two.
         device: where the implementation runs.
         thorough: False compares fewer points with the declared text and leaves the program's
             partial derivatives unchecked; the measurement of the implementation is the same.
@@ -76,21 +81,29 @@ def certify(
     Raises:
         CertificationError: for a dtype or parameter that cannot be certified, or a candidate that
             changes shape or dtype. A rule that is broken is not raised: see `Certificate.ok`.
+        BackendError: an exhaustive fp32 sweep without a C compiler.
     """
     start = time.perf_counter()
     tell = progress or logger.info
     fmt = format_of(dtype)
+    patterns = _patterns(fmt, exhaustive)
     values = _values(act, params, fmt)
     truth = truth_of(act, values)
     subject = subject_of(
         act, fmt, values, impl=impl, compiled=compiled, candidate=candidate, device=device
     )
+    swept = sweep(subject, truth, patterns, tell) if patterns else None
     tell(f"{subject.label} {fmt.name}: evaluating")
     x, breakpoints = _points(truth, fmt)
+    if swept:
+        x = torch.cat([x, *(torch.from_numpy(left) for left in swept.left)]).unique()
     y, dx = subject(x)
     wide = x.double().numpy()
     got = {"f": y, "df": dx}
     both = {name: _compare(truth, fmt, name, wide, values) for name, values in got.items()}
+    alone = subject.alone()
+    if alone is not None and not np.array_equal(other := alone(x)[1], dx, equal_nan=True):
+        both["df"] = both["df"].or_worse(_compare(truth, fmt, "df", wide, other))
     tell(f"{subject.label} {fmt.name}: single points and the declared text")
     single = [
         *swallowed_nans(wide, got),
@@ -107,7 +120,7 @@ def certify(
         draws = len(x) if compiled else 1 << 16
         errors = parameter_errors(truth, fmt, subject, draws)
         wrong += partial_disagreements(truth) if thorough else []
-    return summarise(
+    cert = summarise(
         act,
         subject,
         fmt,
@@ -119,6 +132,47 @@ def certify(
         wide,
         compared=compared,
         seconds=time.perf_counter() - start,
+    )
+    return _with_sweep(cert, swept, both, truth.program.wide) if swept else cert
+
+
+def _patterns(fmt: Format, exhaustive: bool | range) -> range | None:
+    """The fp32 patterns to sweep; half precision is exhaustive anyway."""
+    if not exhaustive or fmt.half:
+        return None
+    if fmt.dtype != torch.float32:
+        raise CertificationError(
+            f"an exhaustive certificate needs float32 or a half-precision dtype, got {fmt.name}"
+        )
+    return ALL if exhaustive is True else exhaustive
+
+
+def _with_sweep(
+    cert: Certificate, swept: Swept, both: Mapping[str, Comparison], wide: bool
+) -> Certificate:
+    """The certificate of the decided points as one of all points swept."""
+    below = max(1, finite_below(swept.patterns, 100.0))
+    off = {
+        name: min(
+            1.0,
+            (swept.flagged[name] if swept.open else int((c.broken & (np.abs(c.x) < 100)).sum()))
+            / below,
+        )
+        for name, c in both.items()
+    }
+    reasons = cert.reasons + swept.reasons()
+    return replace(
+        cert,
+        ok=not reasons,
+        reasons=reasons,
+        checked=swept.done,
+        exhaustive=swept.done == len(ALL),
+        share_off_f=off["f"],
+        share_off_df=off["df"],
+        beyond_f=swept.beyond_all("f"),
+        beyond_df=swept.beyond_all("df"),
+        worst_octaves=swept.worst_octaves(both),
+        words=swept.words(wide),
     )
 
 

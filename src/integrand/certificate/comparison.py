@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,22 @@ class Comparison:
     nonfinite: Array
     by_multiprecision: int
     undecided: int
+
+    def or_worse(self, other: Comparison) -> Comparison:
+        """Of two comparisons at the same points, the worse at each."""
+        take = other.error > self.error
+        take = np.where(self.broken == other.broken, take, other.broken)
+        arrays = {
+            k: np.where(take, getattr(other, k), v)
+            for k, v in vars(self).items()
+            if isinstance(v, np.ndarray)
+        }
+        return replace(
+            self,
+            **arrays,
+            by_multiprecision=self.by_multiprecision + other.by_multiprecision,
+            undecided=self.undecided + other.undecided,
+        )
 
 
 def compare(

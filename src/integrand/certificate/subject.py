@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,17 @@ class Subject:
 
     def __call__(self, x: torch.Tensor) -> tuple[Array, Array]:
         """y and dy/dx (backward with an incoming gradient of 1) at x, as fp64 arrays."""
+        y, dx = self.tensors(x)
+        return _wide(y), _wide(dx)
+
+    def alone(self) -> Subject | None:
+        """The same with parameters that need no gradient: another path to dx, where there is."""
+        if self.compiled or not (self.own and self.params):
+            return None
+        return replace(self, params={k: v.detach() for k, v in self.params.items()})
+
+    def tensors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same in the dtype of x."""
         x = x.detach().to(self.device).requires_grad_()
         y = self.call(x, self.params)
         if not isinstance(y, torch.Tensor) or y.shape != x.shape or y.dtype != x.dtype:
@@ -45,7 +56,7 @@ class Subject:
         (dx,) = torch.autograd.grad(y, x, torch.ones_like(y), allow_unused=True)
         if dx is None:
             dx = torch.zeros_like(x)
-        return _wide(y), _wide(dx)
+        return y.detach(), dx
 
 
 def _wide(t: torch.Tensor) -> Array:
