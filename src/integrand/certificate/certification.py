@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ import torch
 
 from integrand.certificate.agreement import disagreements, partial_disagreements
 from integrand.certificate.certificate import Certificate
-from integrand.certificate.comparison import Comparison, Rule, compare
+from integrand.certificate.comparison import Comparison
 from integrand.certificate.exhaustive import ALL, Swept, finite_below, sweep
 from integrand.certificate.formats import Format, format_of
-from integrand.certificate.largest_term import largest_terms
+from integrand.certificate.judgement import judge
 from integrand.certificate.parameters import parameter_errors
 from integrand.certificate.points import adversarial, roots, stratified
 from integrand.certificate.special import (
@@ -37,7 +36,6 @@ from integrand.spec import check_values
 Array = np.ndarray[Any, Any]
 logger = logging.getLogger(__name__)
 
-HALF_RULE = Rule(ulps=1.0, term=2.0**-22)
 # points at which text and program are compared, and of those the integrated ones
 SAMPLE, QUADRATURES = 200, 40
 
@@ -58,10 +56,11 @@ def certify(
     """Measure f and df = f' of an implementation against the declared text.
 
     bf16 and fp16: every bit pattern; f and df within 1 ulp of the exact value, next to a root
-    within 2**-22 of the largest term; no wrong sign outside that band; infinite only beyond half
-    the largest finite number; NaN to NaN; at +-inf the limit, or NaN where there is none. fp32 and
-    fp64: a stratified sample and adversarial points, within 4 * max(1, condition number) ulp, or
-    within 4 ulp of the largest term (a tabulated f: 1e-12 relative).
+    (where |f| <= 2**-8 |x f'|) within 2**-22 of the largest term; no wrong sign outside that band;
+    infinite only beyond half the largest finite number; NaN to NaN; at +-inf the limit, or NaN
+    where there is none. fp32 and fp64: a stratified sample and adversarial points, within
+    4 * max(1, condition number) ulp, or within 4 ulp of the largest term (a tabulated f: 1e-12
+    relative). df is measured with and without parameter gradients, where the two differ.
 
     Args:
         act: the activation whose declaration is the truth.
@@ -100,10 +99,10 @@ def certify(
     y, dx = subject(x)
     wide = x.double().numpy()
     got = {"f": y, "df": dx}
-    both = {name: _compare(truth, fmt, name, wide, values) for name, values in got.items()}
+    both = {name: judge(truth, fmt, name, wide, values) for name, values in got.items()}
     alone = subject.alone()
     if alone is not None and not np.array_equal(other := alone(x)[1], dx, equal_nan=True):
-        both["df"] = both["df"].or_worse(_compare(truth, fmt, "df", wide, other))
+        both["df"] = both["df"].or_worse(judge(truth, fmt, "df", wide, other))
     tell(f"{subject.label} {fmt.name}: single points and the declared text")
     single = [
         *swallowed_nans(wide, got),
@@ -206,59 +205,6 @@ def _points(truth: Truth, fmt: Format) -> tuple[torch.Tensor, list[float]]:
     points = np.union1d(stratified(fmt, count), adversarial(fmt, special))
     points = np.concatenate([points, [-0.0, np.nan, np.inf, -np.inf]])
     return torch.from_numpy(points).to(fmt.dtype), breakpoints
-
-
-def _compare(truth: Truth, fmt: Format, name: str, x: Array, computed: Array) -> Comparison:
-    finite = np.isfinite(x)
-    x, computed = x[finite], computed[finite]
-    value, bound = truth.fp64(x, [name])[name]
-    terms = largest_terms(truth.program, x, truth.values, [name])[name]
-    rule, factor = HALF_RULE, np.ones(x.shape)
-    if not fmt.half:
-        tabulated = bool(truth.program.tables)
-        relative = 1e-12 if tabulated and fmt.dtype == torch.float64 else 0.0
-        rule = Rule(ulps=4.0, term=4.0 * 2.0 ** (1 - fmt.precision), relative=relative)
-        factor = np.maximum(1.0, _condition(truth, name, x, value))
-    if fmt.dtype == torch.float64:
-        # fp64 cannot measure fp64: every point goes to multi-precision
-        bound = np.full_like(bound, np.inf)
-    exact = partial(_exact, truth, name, fmt)
-    result = compare(name, fmt, rule, x, computed, value, bound, terms, factor, exact)
-    if not fmt.half and (places := np.flatnonzero(result.broken)[:500]).size:
-        # the condition number from fp64 may itself be wrong there
-        factor[places] = [_exact_condition(truth, name, float(v)) for v in x[places]]
-        result = compare(name, fmt, rule, x, computed, value, bound, terms, factor, exact)
-    return result
-
-
-def _exact(truth: Truth, name: str, fmt: Format, x: float) -> Any:
-    if name == "df":
-        return truth.df(x)
-    # a table is right to 1e-12, far finer than fp32; the sample checks that. in fp64 it is
-    # compared with quadrature, except beyond, where it is a polynomial and a constant
-    if truth.program.tables and (fmt.dtype != torch.float64 or abs(x) > 2.0**40):
-        return truth.run("f", x)
-    return truth.f(x)
-
-
-def _exact_condition(truth: Truth, name: str, x: float) -> float:
-    if x == 0:
-        return 1.0
-    size = abs(truth.f(x) if name == "f" else truth.df(x))
-    slope = abs(truth.run("df", x) if name == "f" else truth.bend(x))
-    return max(1.0, float(min(abs(x) * slope / size, 1e300))) if size else 1.0
-
-
-def _condition(truth: Truth, name: str, x: Array, value: Array) -> Array:
-    """|x f'/f|, for df |x f''/f'| with f'' by a central difference."""
-    with np.errstate(all="ignore"):
-        if name == "f":
-            slope = truth.fp64(x, ["df"])["df"][0]
-        else:
-            step = 2.0**-20
-            up, down = (truth.fp64(x * (1 + s * step), ["df"])["df"][0] for s in (1, -1))
-            slope = (up - down) / (2 * step * x)
-        return np.nan_to_num(np.abs(x * slope / value), nan=1.0, posinf=1e300)
 
 
 def _sample(

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from integrand.certificate.certification import HALF_RULE
-from integrand.certificate.comparison import Comparison, compare
-from integrand.certificate.formats import Format, format_of
-from integrand.certificate.largest_term import largest_terms
+from integrand.certificate.formats import format_of
+from integrand.certificate.judgement import judge
 from integrand.certificate.subject import subject_of
-from integrand.certificate.truth import Truth, truth_of
+from integrand.certificate.truth import truth_of
 
 BINS = 340
 # what stands for an infinite error, so that the data stays plain JSON numbers
@@ -51,7 +49,7 @@ def sweep(
     edges = [float(ascending[g[0]]) for g in groups] + [float(ascending[-1])]
     errors = {}
     for name, computed in (("f", y), ("df", dx)):
-        error = np.minimum(_errors(truth, fmt, name, ascending, computed[order]), CEILING)
+        error = np.minimum(judge(truth, fmt, name, ascending, computed[order]).error, CEILING)
         errors[name] = {
             "worst": [float(error[g].max()) for g in groups],
             "mean": [float(error[g].mean()) for g in groups],
@@ -64,15 +62,3 @@ def sweep(
         "edges": edges,
         **errors,
     }
-
-
-def _errors(
-    truth: Truth, fmt: Format, name: str, x: np.ndarray[Any, Any], computed: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    value, bound = truth.fp64(x, [name])[name]
-    terms = largest_terms(truth.program, x, truth.values, [name])[name]
-    exact = truth.f if name == "f" else truth.df
-    found: Comparison = compare(
-        name, fmt, HALF_RULE, x, computed, value, bound, terms, np.ones(x.shape), exact
-    )
-    return found.error
