@@ -259,7 +259,7 @@ def test_the_source_is_readable_and_hoists_what_is_uniform() -> None:
     text = source(xielu(), torch.bfloat16, "xielu: f(x) = alpha_p*x^2 ... */")
     assert text.startswith("/* xielu: f(x) = alpha_p*x^2 ... * /")
     # 2 alpha_p does not depend on x: in the preamble, in double, not in the loop
-    assert "const double v1 = 2.0 * params[0];" in text
+    assert "const double v1 = 2.0 * number(params[0]);" in text
     assert "INLINE float expm1mx_32(float x) {" in text
     assert "return dout * " in text
 

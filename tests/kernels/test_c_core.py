@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-from integrand.derivation.primitives import PRIMITIVES
+from integrand.derivation.primitives import LEFT, PRIMITIVES
 from integrand.kernels.c_build import library
 from integrand.kernels.c_core import Functions
 from integrand.kernels.c_print import prelude
@@ -79,6 +79,8 @@ def test_a_primitive_in_c_is_within_its_stated_ulps(name: str, bits: int) -> Non
     if name in ("sin", "cos"):
         # beyond, kernels call the C library's: see test_c.py
         x = x[np.abs(x) <= 1e6]
+    if name.endswith(LEFT):
+        x = x[x <= 0]
     y = run(name, bits, x)
     with mp.workprec(100):
         exact = [PRIMITIVES[name].meaning(mp, mp.mpf(float(a))) for a in x]
@@ -91,7 +93,7 @@ def test_a_primitive_in_c_is_within_its_stated_ulps(name: str, bits: int) -> Non
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_a_primitive_in_c_has_its_limits(name: str, bits: int) -> None:
-    x = np.array([np.inf, -np.inf, np.nan], f"float{bits}")
+    x = np.array([-np.inf, np.nan, np.inf][: 2 if name.endswith(LEFT) else 3], f"float{bits}")
     with mp.workprec(60):
         exact = [float(PRIMITIVES[name].meaning(mp, mp.mpf(float(v)))) for v in x]
     np.testing.assert_array_equal(run(name, bits, x), np.array(exact, x.dtype))

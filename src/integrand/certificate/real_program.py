@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from integrand.derivation.primitives import PRIMITIVES
-from integrand.derivation.program import Program
+from integrand.derivation.program import Op, Program
 from integrand.derivation.table import Table
 
 
@@ -15,12 +15,20 @@ def at_finite_x(program: Program) -> Program:
     """The program without its answers to x = nan and x = +-inf, which are judged on their own."""
     ops = list(program.ops)
     for i, op in enumerate(ops):
-        match op:
-            case ("select", c, _, other) if ops[c][0] == "call" and ops[c][1] in ("isnan", "isinf"):
-                if ops[ops[c][2]] == ("x",):
-                    # min(a, a) is a, exactly
-                    ops[i] = ("min", other, other)
+        if op[0] == "select" and _never(ops, ops[op[1]]):
+            # min(a, a) is a, exactly
+            ops[i] = ("min", op[3], op[3])
     return replace(program, ops=tuple(ops))
+
+
+def _never(ops: Sequence[Op], condition: Op) -> bool:
+    """Whether a condition holds at no finite x."""
+    match condition:
+        case ("call", "isnan" | "isinf", i):
+            return ops[i] == ("x",)
+        case ("le", i, j):
+            return (ops[i], ops[j]) in ((("x",), ("const", "-inf")), (("const", "inf"), ("x",)))
+    return False
 
 
 def evaluate_real(program: Program, output: str, x: Any, params: Mapping[str, Any], mp: Any) -> Any:

@@ -13,6 +13,7 @@ from integrand.derivation.measure import sweep
 from integrand.derivation.numeric import NumpyOps
 from integrand.derivation.pieces import draws
 from integrand.derivation.program import Program, evaluate, operands
+from integrand.derivation.signs import one_sided
 from integrand.derivation.symbols import X
 from integrand.spec import Spec
 
@@ -44,7 +45,7 @@ def _lower(
         outputs["f"] = _anchored(spec, lowering, outputs["f"])
     for name in ("f", "df"):
         outputs[name] = _guarded(spec, lowering, plain, exprs[name], name, outputs[name], early)
-    return lowering.program(params, outputs, wide)
+    return one_sided(lowering.program(params, outputs, wide))
 
 
 def _has_constant(f: Any) -> bool:
@@ -81,8 +82,6 @@ def _guarded(
     x = lowering.op("x")
     if any(not np.isnan(_run(program, b, [np.nan], v, name)[0]) for v in samples for b in (32, 64)):
         out = lowering.op("select", lowering.op("call", "isnan", x), x, out)
-    wrong: dict[int, int] = {}
-    edge = lowering.op("call", "isinf", x)
     for sign in (-1, 1):
         limits = [_limit(_run(program, 64, sign * _FARTHER, v, name)) for v in samples]
         got = [[_run(program, b, [sign * np.inf], v, name)[0] for b in (32, 64)] for v in samples]
@@ -93,18 +92,19 @@ def _guarded(
         overflows = early and _overflows(program, sign, samples, name)
         if right and not overflows:
             continue
+        edge = np.inf
         if all(np.array_equal(limit, limits[0], equal_nan=True) for limit in limits):
-            wrong[sign] = lowering.op("const", repr(float(limits[0])))
+            limit = lowering.op("const", repr(float(limits[0])))
             if overflows and _settled(program, sign, samples, name, limits[0]):
-                magnitude = lowering.op("call", "abs", x)
-                edge = lowering.op("le", lowering.op("const", repr(float(_HUGE[0]))), magnitude)
-        elif not right:
-            wrong[sign] = _limit_op(lowering, expr, sign)
-    if not wrong:
-        return out
-    low, high = wrong.get(-1, out), wrong.get(1, out)
-    limit = lowering.op("select", lowering.op("lt", lowering.op("const", "0"), x), high, low)
-    return lowering.op("select", edge, limit, out)
+                edge = _HUGE[0]
+        elif right:
+            continue
+        else:
+            limit = _limit_op(lowering, expr, sign)
+        bound = lowering.op("const", repr(float(sign * edge)))
+        beyond = lowering.op("le", *((bound, x) if sign > 0 else (x, bound)))
+        out = lowering.op("select", beyond, limit, out)
+    return out
 
 
 def _limit(values: np.ndarray) -> float:
@@ -176,7 +176,7 @@ def _narrow_suffices(spec: Spec, program: Program) -> bool:
                 bad = np.isnan(narrow) & ~np.isnan(wide)
             else:
                 band = _band(program, points, values, name)
-                allowed = 2.0**-14 * np.abs(wide) + 2.0**-23 * band + 2.0**-136
+                allowed = 2.0**-14 * np.abs(wide) + 0.9 * 2.0**-22 * band + 2.0**-136
                 # a term may overflow where the sum would not: only beyond half the largest number
                 overflow = np.isinf(narrow) & (np.maximum(np.abs(wide), band) > 1.7e38)
                 with np.errstate(invalid="ignore"):

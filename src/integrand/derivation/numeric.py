@@ -71,6 +71,10 @@ class NumpyOps:
     def rint(self, x: Any) -> Array:
         return np.rint(x)
 
+    def octave(self, x: Any, k: int) -> tuple[Array, Array]:
+        n = np.rint(x * self.array(1.4426950408889634))
+        return n, self._wide(np.exp2, n - k)
+
     def isnan(self, x: Any) -> Array:
         return np.isnan(x)
 

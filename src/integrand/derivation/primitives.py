@@ -6,6 +6,10 @@ through it. `o.bits` (32 or 64) selects polynomial lengths. Every namespace supp
 
     exp log sqrt abs rint sin cos isnan isinf        unary
     const minimum maximum where pow table
+    octave              x, k -> (n, 2^(n-k)), n the integer next to x / log 2
+
+A name that ends in `_left` is the same function for arguments that are never positive: cheaper.
+`signs.py` finds them.
 
 Plain floats mix freely with values. Two rules keep autograd right when it differentiates through a
 definition: both branches of every `where` stay finite on data they are not meant for, and no
@@ -23,7 +27,13 @@ from integrand.derivation.meanings import MEANINGS
 
 Definition = Callable[[Any, Any], Any]
 
+LEFT = "_left"
 LOG2 = 0.69314718055994530942
+# below the first, exp(x) - 1 is -1; n times the second is exact; the third is the rest of log 2
+_LOG2_PARTS = {
+    32: (-80.0, 0.693145751953125, 1.42860682030941723212e-6),
+    64: (-600.0, 6.93147180369123816490e-01, 1.90821492927058770002e-10),
+}
 _QUARTER = {
     32: (0.785398185253143310546875, -2.1855694143368964e-08),
     64: (0.78539816339744830962, 3.0616169978683830e-17),
@@ -75,23 +85,54 @@ def _inside(o: Any, x: Any, low: float, high: float) -> tuple[Any, Any]:
     return near, o.where(near, x, 0.0)
 
 
-def _expm1mx_near(o: Any, x: Any) -> Any:
-    """expm1(x) - x on [-1, 1.75]."""
-    return x * x * (x * horner(c.EXPM1MX[o.bits], x) + 0.5)
+def _split_exp(o: Any, x: Any, half: int) -> tuple[Any, Any, Any, Any, Any]:
+    """(n, s, t, rest, w) with exp(x) / 2^half = s + s (t - rest) + w, s = 2^(n - half) and t - rest
+    what remains of x after n log 2, t exact. Where n = 0, t is x and w keeps its relative accuracy.
+    """
+    low, ln2_high, ln2_low = _LOG2_PARTS[o.bits]
+    x = o.where(x < low, low, x)
+    n, s = o.octave(x, half)
+    t, rest = x - n * ln2_high, n * ln2_low
+    r = t - rest
+    return n, s, t, rest, (s * (r * r)) * horner(c.EXP[o.bits], r)
 
 
 def expm1(o: Any, x: Any) -> Any:
     """exp(x) - 1."""
-    near, t = _inside(o, x, -1.0, 1.75)
-    return o.where(near, t + _expm1mx_near(o, t), o.exp(x) - 1.0)
+    _, s, t, rest, w = _split_exp(o, _below_overflow(o, x), 1)
+    return 2.0 * (w + ((s * t + (s - 0.5)) - s * rest))
+
+
+def expm1_left(o: Any, x: Any) -> Any:
+    """exp(x) - 1 for x <= 0."""
+    _, s, t, rest, w = _split_exp(o, x, 0)
+    return w + (s * (t - rest) + (s - 1.0))
 
 
 def expm1mx(o: Any, x: Any) -> Any:
     """expm1(x) - x, with relative accuracy near 0."""
-    near, t = _inside(o, x, -1.0, 1.75)
-    # beyond 45 the linear term is below half an ulp; dropping it keeps inf - inf away
-    rest = o.where(x > 45.0, 0.0, -1.0 - x)
-    return o.where(near, _expm1mx_near(o, t), o.exp(x) + rest)
+    low, ln2_high, _ = _LOG2_PARTS[o.bits]
+    x = _below_overflow(o, x)
+    # half the result: s = 2^n is not finite just below the overflow
+    n, s, t, rest, w = _split_exp(o, x, 1)
+    # x / 2 as t / 2 + n log(2) / 2: every product and sum is then exact next to n = 0
+    d = s - 0.5
+    half = w + ((d * t + (d - n * (0.5 * ln2_high))) - s * rest)
+    return 2.0 * half + (o.where(x < low, low, x) - x)
+
+
+def expm1mx_left(o: Any, x: Any) -> Any:
+    """expm1(x) - x for x <= 0."""
+    if o.bits == 64:
+        return expm1mx(o, x)
+    _, s, t, rest, w = _split_exp(o, x, 0)
+    return w + (s * (t - rest) + ((s - 1.0) - x))
+
+
+def _below_overflow(o: Any, x: Any) -> Any:
+    # just beyond the overflow of exp: inf - inf never arises
+    high = 89.0 if o.bits == 32 else 710.0
+    return o.where(x > high, high, x)
 
 
 def _xmlog1p_near(o: Any, x: Any) -> Any:
@@ -145,13 +186,12 @@ def cosh(o: Any, x: Any) -> Any:
 
 
 def tanh(o: Any, x: Any) -> Any:
-    """1 - 2 / (exp(2x) + 1)."""
-    near, t = _inside(o, x, -0.6, 0.6)
-    z = t * t
+    """m / (m + 2) with m = expm1(2 |x|), beyond 1/2 as 1 - 2 / (m + 2)."""
     a = _magnitude(o, x)
-    e = o.exp(2.0 * o.where(a > 20.0, 20.0, a))
-    far = 1.0 - 2.0 / (e + 1.0)
-    return o.where(near, t + t * (z * horner(c.TANH[o.bits], z)), o.where(x < 0, -far, far))
+    m = expm1(o, 2.0 * o.where(a > 20.0, 20.0, a))
+    q = 1.0 / (m + 2.0)
+    r = o.where(a > 0.5, 1.0 - 2.0 * q, m * q)
+    return o.where(x < 0, -r, r)
 
 
 def atan(o: Any, x: Any) -> Any:
@@ -304,10 +344,12 @@ _ROWS: dict[str, tuple[Definition | None, float, float]] = {
     "ndtr": (ndtr, 4, 4),
     "logcosh": (logcosh, 3, 3),
     "expm1mx": (expm1mx, 3, 3),
+    "expm1_left": (expm1_left, 3, 3),
+    "expm1mx_left": (expm1mx_left, 3, 3),
     "xmlog1p": (xmlog1p, 3, 3),
     "softplus0": (softplus0, 3, 3),
 }
 
 PRIMITIVES: dict[str, Primitive] = {
-    name: Primitive(name, MEANINGS[name], *row) for name, row in _ROWS.items()
+    name: Primitive(name, MEANINGS[name.removesuffix(LEFT)], *row) for name, row in _ROWS.items()
 }

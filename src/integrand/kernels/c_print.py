@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from dataclasses import replace
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from integrand.derivation.program import Program, evaluate, operands
+from integrand.kernels.branches import resolved
 from integrand.kernels.c_core import Functions
 from integrand.kernels.c_trace import Trace, Value
 
@@ -51,6 +53,7 @@ def source(
     `formula` is a line for the reader.
     """
     bits = compute_bits(program, dtype)
+    program = resolved(program)
     functions = Functions(rounded=dtype != torch.float64)
     hoisted = _hoisted(program)
     backward = ["df", *_partials(program)]
@@ -66,6 +69,8 @@ def source(
             _scalar(program, hoisted, bits, exact, ["f"], "f_exact"),
             _scalar(program, hoisted, bits, exact, backward, "backward_exact"),
         ]
+    # channels and a second pass need the elements one by one
+    pairs = dtype == torch.bfloat16 and bits == 32 and not (per_channel or functions.periodic)
     return "\n\n".join(
         [
             _header(program, dtype, formula),
@@ -73,7 +78,7 @@ def source(
             _types(program, dtype, bits),
             *functions.text.values(),
             *body,
-            _text("blocks.h"),
+            _text("pairs.h" if pairs and sys.byteorder == "little" else "blocks.h"),
             _text("channels.h" if per_channel else "loops.h"),
         ]
     )
@@ -166,7 +171,7 @@ def _uniform(
 ) -> str:
     """The struct of what does not depend on x, and the function that fills it."""
     trace = Trace(64, functions.exact())
-    given = {name: Value(trace, f"params[{k}]") for k, name in enumerate(program.params)}
+    given = {name: Value(trace, f"number(params[{k}])") for k, name in enumerate(program.params)}
     only = replace(program, outputs={name: i for i, name in hoisted.items()})
     values = evaluate(only, trace, None, given, only.outputs)
     lines = trace.lines(*values)

@@ -182,6 +182,14 @@ class Trace:
             return square if b == 2.0 else square * (a if b == 3.0 else square)
         return self.emit(f"{self._function('pow', self.bits)}({{}}, {{}})", a, b)
 
+    def octave(self, x: Any, k: int) -> tuple[Value, Value]:
+        # the last bits of the rounding sum hold n and the bias: shifted, they are the exponent
+        mantissa, bias = (23, 127 - k) if self.bits == 32 else (52, 1023 - k)
+        shift = 1.5 * 2.0**mantissa + bias
+        shifted = self.emit("{} * {} + {}", x, 1.4426950408889634, shift)
+        power = f"float{self.bits}(bits{self.bits}({{}}) << {mantissa})"
+        return self.emit("{} - {}", shifted, shift), self.emit(power, shifted)
+
     def table(self, table: Table, u: Any) -> Any:
         return self.emit(f"{self._function(table, self.bits)}({{}})", u)
 

@@ -60,6 +60,10 @@ class TorchOps:
     def rint(self, x: Any) -> Tensor:
         return torch.round(self.tensor(x))
 
+    def octave(self, x: Any, k: int) -> tuple[Tensor, Tensor]:
+        n = torch.round(self.tensor(x) * 1.4426950408889634)
+        return n, torch.exp2(n - k)
+
     def sin(self, x: Any) -> Tensor:
         return torch.sin(self.tensor(x))
 

@@ -22,11 +22,21 @@ INLINE uint32_t pick(uint32_t mask, uint32_t a, uint32_t b) { return (a & mask) 
 /* storage formats: nan stays nan, round to nearest even, denormals as they are */
 INLINE float load_bf16(uint16_t h) { return float32((uint32_t)h << 16); }
 
-INLINE uint16_t store_bf16(float x) {
+/* a nan's digits come from half-precision data, arithmetic or `number`: the last 16 are 0, and
+   rounding does not carry into its sign */
+INLINE double number(double x) { return x == x ? x : NAN; }
+INLINE uint32_t round_bf16(float x) {
   const uint32_t u = bits32(x);
-  const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
-  const uint32_t number = below(u & 0x7fffffffu, 0x7f800001u);
-  return (uint16_t)(pick(number, rounded, u | 0x400000u) >> 16);
+  return u + 0x7fffu + ((u >> 16) & 1u);
+}
+INLINE uint16_t store_bf16(float x) { return (uint16_t)(round_bf16(x) >> 16); }
+
+/* a word of two */
+typedef uint32_t __attribute__((may_alias, aligned(2))) word;
+INLINE float first_bf16(uint32_t w) { return float32(w << 16); }
+INLINE float second_bf16(uint32_t w) { return float32(w & 0xffff0000u); }
+INLINE uint32_t join_bf16(float first, float second) {
+  return (round_bf16(first) >> 16) | (round_bf16(second) & 0xffff0000u);
 }
 
 INLINE float load_fp16(uint16_t h) {

@@ -139,6 +139,10 @@ class _Trace:
     def pow(self, a: Any, b: Any) -> _Name:
         return self.line(f"{self.text(a)} ** {self.text(b)}")
 
+    def octave(self, x: Any, k: int) -> tuple[_Name, _Name]:
+        n = self.line(f"torch.round({self._tensor(x)} * 1.4426950408889634)")
+        return n, self.line(f"torch.exp2({n.text} - {k})")
+
     def table(self, table: Table, u: Any) -> _Name:
         raise BackendError("a program with tables has no stand-alone torch source in this version")
 
