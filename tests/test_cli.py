@@ -133,6 +133,31 @@ def test_certify_measures_at_given_values_and_keeps_rows(capsys):
     assert set(published.split()) <= set(row)
 
 
+def test_certify_takes_several_names_and_ranges_of_values(capsys):
+    args = ["certify", "xielu", "xielu_beta", "--dtype", "bf16", "--param", "alpha_p=0.5..2"]
+    assert main([*args, "--points", "3", "--json", "out.json"]) == 0
+    assert "checked on every input at 3 points of the box" in capsys.readouterr().out
+    rows = json.loads(Path("out.json").read_text())["rows"]
+    assert [r["name"] for r in rows] == ["xielu", "xielu_beta"]
+    assert all(r["points"] == 3 and r["params"]["alpha_p"] == [0.5, 2.0] for r in rows)
+
+
+@pytest.mark.parametrize("options", [["--exhaustive"], ["--exhaustive", "--dtype", "bf16"]])
+def test_exhaustive_means_fp32_unless_told_otherwise(options, monkeypatch, capsys):
+    import integrand.certificate as certificate
+    from integrand.certificate import certify
+
+    asked = []
+
+    def part(act, dtype, params, exhaustive, **others):
+        asked.append((dtype, exhaustive))
+        return certify(act, dtype, params, exhaustive=range(1 << 12), thorough=False)
+
+    monkeypatch.setattr(certificate, "certify", part)
+    assert main(["certify", "relu2", *options]) == 0
+    assert asked == [(torch.bfloat16 if "bf16" in options else torch.float32, True)]
+
+
 def test_a_failed_check_is_status_1(monkeypatch, capsys):
     import integrand.certificate as certificate
     from integrand.certificate import certify

@@ -73,13 +73,14 @@ def show(
 
 
 def certify(
-    what: str | None = None,
+    what: tuple[str, ...] = (),
     /,
     dtype: tuple[Dtype, ...] = (),
     params: str | None = None,
     impl: Literal["auto", "reference", "c"] = "auto",
     compiled: bool = False,
     exhaustive: bool = False,
+    points: int = 192,
     all: bool = False,
     param: tuple[str, ...] = (),
     function: bool = False,
@@ -90,14 +91,17 @@ def certify(
     """Measure an implementation against the exact values; exit status 1 where it fails.
 
     Args:
-        what: a gradient, a catalogue name, or FILE.toml.
+        what: gradients, catalogue names, or FILE.toml.
         dtype: bf16 and fp16 (the default: every bit pattern), fp32, fp64 (sampled); repeatable.
-        params: parameter values such as alpha_p=166,alpha_n=41.25 (default: initial values).
+        params: parameter values such as alpha_p=166,alpha_n=41.25 (default: initial values), or
+            ranges such as alpha_p=0.05..10: the box is checked at `points` points.
         impl: the implementation.
         compiled: measure it under torch.compile.
         exhaustive: all 2**32 fp32 inputs (the default dtype is then fp32); a minute or two.
-        all: the whole catalogue instead of one activation.
-        param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated.
+        points: of a box of parameter values: its corners, then points spread inside.
+        all: the whole catalogue.
+        param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated. Or a
+            range of values to try: NAME=LOW..HIGH.
         function: the text is f itself, not its gradient.
         anchor: fixes the constant: POINT,VALUE such as -oo,0 (default: f(0) = 0).
         name: what a text is called.
@@ -107,17 +111,20 @@ def certify(
     from integrand.certificate import certify as measure
     from integrand.errors import SpecError
 
-    if all == (what is not None):
-        raise SpecError("certify takes one activation, or --all for the whole catalogue")
-    from integrand.declared import values
+    if all == bool(what):
+        raise SpecError("certify takes activations, or --all for the whole catalogue")
+    from integrand.declared import values_and_ranges
 
-    given = values(params)
-    if all and (params or param or function or anchor):
+    # a range stands for values to try, not for a declaration
+    tried = [p for p in param if ".." in p]
+    param = tuple(p for p in param if ".." not in p)
+    given = values_and_ranges(",".join([*([params] if params else []), *tried]))
+    if all and (given or param or function or anchor):
         raise SpecError("--all certifies the catalogue as declared: leave out other declarations")
     if all:
         subjects: Iterable[Any] = (activation(name) for name in names())
     else:
-        subjects = [_activation(what, param, function, anchor, name)]
+        subjects = [_activation(text, param, function, anchor, name) for text in what]
     rows = []
     for place, act in enumerate(subjects):
         for kind in _dtypes(dtype or (("fp32",) if exhaustive else ("bf16", "fp16"))):
@@ -130,7 +137,8 @@ def certify(
                 impl=impl,
                 compiled=compiled,
                 exhaustive=exhaustive,
-                progress=_tell if exhaustive else None,
+                points=points,
+                progress=_tell if exhaustive or _is_box(given) else None,
             )
             rows.append(cert.to_dict())
             if not all or not cert.ok:
@@ -379,6 +387,10 @@ def _known(act: Any, given: dict[str, float]) -> None:
             f"'{min(unknown)}' is not a parameter of {act.name}"
             f" (its parameters: {', '.join(act.spec.params) or 'none'})"
         )
+
+
+def _is_box(given: dict[str, Any]) -> bool:
+    return any(isinstance(v, tuple) for v in given.values())
 
 
 def _dtypes(names: Sequence[str]) -> tuple[Any, ...]:

@@ -71,11 +71,23 @@ def declaration(text: str) -> tuple[str, Param]:
 def values(text: str | None) -> dict[str, float]:
     """The parameter values of `NAME=VALUE,NAME=VALUE`."""
     found = {}
+    for name, value in values_and_ranges(text).items():
+        if isinstance(value, tuple):
+            raise SpecError(f"'{name}' takes a single value here, got the range of '{text}'")
+        found[name] = value
+    return found
+
+
+def values_and_ranges(text: str | None) -> dict[str, float | tuple[float, float]]:
+    """The same, where a value may also be a range `LOW..HIGH`."""
+    found: dict[str, float | tuple[float, float]] = {}
     for part in (text or "").split(",") if text else ():
         name, equals, value = part.partition("=")
         if not equals:
             raise SpecError(f"parameter values are given as NAME=VALUE,NAME=VALUE, got '{text}'")
-        found[name.strip()] = number(value, part)
+        low, dots, high = value.partition("..")
+        given = (number(low, part), number(high, part)) if dots else number(value, part)
+        found[name.strip()] = given
     return found
 
 

@@ -52,7 +52,9 @@ class Certificate:
       1 ulp (half precision), or outside the allowance (sampled dtypes).
     - `beyond_f`, `beyond_df`: fp32 inputs off by more than 1 ulp; `worst_octaves`: the intervals
       between powers of two with the largest errors, with their number of such inputs; `words`: what
-      was checked and what decided (an exhaustive fp32 sweep alone).
+      was checked and what decided (of an exhaustive fp32 sweep, or of a box).
+    - `points`: of a box of parameter values, where `params` holds ranges [low, high], the number of
+      points checked; `worst_params`: the values at the worst of them, where `worst_x` lies.
     - `max_param_error`: worst error of a parameter gradient relative to the sum of absolute terms
       (None for a candidate).
     """
@@ -62,7 +64,7 @@ class Certificate:
     dtype: str
     impl: str
     compiled: bool
-    params: dict[str, float]
+    params: dict[str, Any]
     ok: bool
     max_ulp_f: float
     max_ulp_df: float
@@ -84,6 +86,8 @@ class Certificate:
     beyond_f: int | None = None
     beyond_df: int | None = None
     words: str = ""
+    points: int | None = None
+    worst_params: dict[str, float] | None = None
     worst_octaves: list[Region] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
@@ -105,10 +109,15 @@ class Certificate:
 
     def __str__(self) -> str:
         verdict = "certified" if self.ok and self.exhaustive else "ok" if self.ok else "FAILED"
-        values = ", ".join(f"{k}={v:.6g}" for k, v in self.params.items())
+        values = ", ".join(
+            f"{k}={v[0]:.6g}..{v[1]:.6g}" if isinstance(v, list) else f"{k}={v:.6g}"
+            for k, v in self.params.items()
+        )
+        if self.ok and self.points is not None:
+            verdict = f"{verdict} at {self.points} points"
         what = self.name if self.subject == self.name else f"{self.subject} against {self.name}"
         how = f"{self.impl}{' compiled' if self.compiled else ''}"
-        points = f"{'all ' if self.exhaustive else ''}{self.checked:,} points"
+        points = f"{'all ' if self.exhaustive else ''}{self.checked:,} inputs"
         lines = [
             f"{verdict}: {what} ({values}) {self.dtype}, {how}",
             f"  worst over {points}: f {self.max_ulp_f:.4g} ulp, f' {self.max_ulp_df:.4g} ulp"
@@ -117,6 +126,7 @@ class Certificate:
         ]
         if self.words:
             lines.append(f"  {self.words}")
+        if self.beyond_f is not None:
             lines.append(f"  off by > 1 ulp: f {self.beyond_f:,}, f' {self.beyond_df:,} inputs")
             lines += [f"    {octave}" for octave in self.worst_octaves]
         elif self.exhaustive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from integrand.certificate.agreement import disagreements, partial_disagreements
+from integrand.certificate.box import box_points, combined, refuse, split
 from integrand.certificate.certificate import Certificate
 from integrand.certificate.comparison import Comparison
 from integrand.certificate.exhaustive import ALL, Swept, finite_below, sweep
@@ -43,12 +44,13 @@ SAMPLE, QUADRATURES = 200, 40
 def certify(
     act: Any,
     dtype: torch.dtype = torch.bfloat16,
-    params: Mapping[str, float] | None = None,
+    params: Mapping[str, float | Sequence[float]] | None = None,
     impl: str = "auto",
     compiled: bool = False,
     candidate: Callable[[torch.Tensor], torch.Tensor] | None = None,
     *,
     exhaustive: bool | range = False,
+    points: int = 192,
     device: str = "cpu",
     thorough: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -65,13 +67,15 @@ def certify(
     Args:
         act: the activation whose declaration is the truth.
         params: parameter VALUES; omitted ones take their initial value. They are rounded to fp32
-            (in fp64 kept), and the exact values are those of the rounded parameters.
+            (in fp64 kept), and the exact values are those of the rounded parameters. With ranges
+            (low, high) the certificate is one of `points` points of the box.
         impl: the implementation of `act` to measure.
         compiled: measure it under `torch.compile`.
         candidate: any callable x -> y to measure instead of `act`; df comes from autograd. `params`
             must then be the values that the candidate uses.
         exhaustive: fp32 only: all 2**32 bit patterns besides the sample, or a range of patterns
             (ends at multiples of 4096). Takes a C compiler and, for a C kernel, a minute or two.
+        points: of a box of parameter values: its corners, and points of low discrepancy inside.
         device: where the implementation runs.
         thorough: False compares fewer points with the declared text and leaves the program's
             partial derivatives unchecked; the measurement of the implementation is the same.
@@ -86,7 +90,25 @@ def certify(
     tell = progress or logger.info
     fmt = format_of(dtype)
     patterns = _patterns(fmt, exhaustive)
-    values = _values(act, params, fmt)
+    single, ranges = split(params)
+    if ranges:
+        if candidate is not None or patterns:
+            raise refuse("with a candidate" if candidate is not None else "exhaustively in fp32")
+        places = box_points(act.spec, single, ranges, points)
+        certs = []
+        for k, place in enumerate(places):
+            tell(f"{act.name} {fmt.name}: point {k + 1} of {len(places)}")
+            certs.append(
+                certify(
+                    *(act, dtype, place, impl, compiled),
+                    device=device,
+                    # the text once: it does not change from point to point
+                    thorough=thorough and not k,
+                    progress=lambda line: None,
+                )
+            )
+        return combined(certs, ranges, time.perf_counter() - start)
+    values = _values(act, single, fmt)
     truth = truth_of(act, values)
     subject = subject_of(
         act, fmt, values, impl=impl, compiled=compiled, candidate=candidate, device=device

@@ -11,10 +11,15 @@ from integrand.report import tables
 from integrand.train.files import read_json
 
 _TABLES = {
-    "certify": lambda data: tables.certificates(data["rows"]),
+    "certify": lambda data: _certificates(data["rows"]),
     "bench": lambda data: tables.speeds(data["rows"]),
     "study": lambda data: tables.study(data["variants"]),
 }
+
+
+def _certificates(rows: list[Any]) -> tables.Table:
+    every_fp32 = all(row.get("beyond_f") is not None for row in rows)
+    return tables.exhaustive(rows) if every_fp32 else tables.certificates(rows)
 
 
 def picture(act: Any) -> str:

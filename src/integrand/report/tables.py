@@ -94,10 +94,14 @@ def share(value: float | None) -> str:
     return "0 %" if value == 0 else f"{100 * value:.2g} %"
 
 
-def values(params: Mapping[str, float], fixed: Sequence[str] = ("beta",)) -> str:
+def values(params: Mapping[str, Any], fixed: Sequence[str] = ("beta",)) -> str:
     """Parameter values in one text, without those that never change."""
     shown = {k: v for k, v in params.items() if k not in fixed or len(params) == 1}
-    return ", ".join(f"{letters(k)} = {v:.4g}" for k, v in shown.items()) or "none"
+    return ", ".join(f"{letters(k)} = {_value(v)}" for k, v in shown.items()) or "none"
+
+
+def _value(v: float | Sequence[float]) -> str:
+    return f"{v:.4g}" if isinstance(v, float | int) else f"{v[0]:.4g} … {v[1]:.4g}"
 
 
 def certificates(rows: Sequence[Row]) -> Table:
@@ -117,6 +121,8 @@ def certificates(rows: Sequence[Row]) -> Table:
         if len({r["name"] for r in rows}) > 1:
             name = f"{row['name']}{how}"
         verdict = "certified" if row["exhaustive"] else "within bounds, sampled"
+        if row.get("points"):
+            verdict += f" at {row['points']} points"
         lines.append(
             [
                 Cell(name),
@@ -131,6 +137,37 @@ def certificates(rows: Sequence[Row]) -> Table:
             ]
         )
     return Table(head, lines, frozenset(breaks))
+
+
+def exhaustive(rows: Sequence[Row]) -> Table:
+    """One line per certificate over all fp32 inputs: worst error, where, inputs off by > 1 ulp."""
+    head = [
+        "implementation", "parameters", "f, worst ulp", "between", "f′, worst ulp", "between",
+        "f off by > 1 ulp", "f′ off by > 1 ulp", "inputs", "s", "verdict",
+    ]  # fmt: skip
+    lines = []
+    for row in rows:
+        worst = {o["output"]: o for o in reversed(row["worst_octaves"])}
+        cells = [
+            cell
+            for key in ("f", "df")
+            for cell in (
+                Cell(number(row[f"max_ulp_{key}"]), "n"),
+                Cell(" … ".join(number(worst[key][end], 6) for end in ("low", "high"))),
+            )
+        ]
+        lines.append(
+            [
+                Cell(row["subject"]),
+                Cell(values(row["params"])),
+                *cells,
+                *(Cell(f"{row[f'beyond_{key}']:,}", "n") for key in ("f", "df")),
+                Cell(f"{row['checked']:,}", "n"),
+                Cell(number(row["seconds"], 3), "n"),
+                Cell("certified", "good") if row["ok"] else Cell("fails", "bad"),
+            ]
+        )
+    return Table(head, lines)
 
 
 SPEED_NAMES = {
