@@ -2,6 +2,9 @@
    element j. A load under a condition from memory that may change keeps gcc from vectorising, so
    HOLD(s) copies what is uniform. */
 
+/* lanes that hold the terms of the first n elements of a block */
+INLINE int64_t lanes_of(int64_t n) { return n; }
+
 #ifdef PERIODIC
 /* the fast sin and cos give nan beyond their range: such blocks are done again by the exact ones */
 static inline bool any_nan(const storage *restrict y) {

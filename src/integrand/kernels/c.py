@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +33,11 @@ def load(program: Program, dtype: torch.dtype, formula: str = "") -> Kernel:
     return kernel
 
 
+def doubles(params: Sequence[Tensor]) -> ctypes.Array[ctypes.c_double]:
+    """One-element parameter values as the kernels read them."""
+    return (ctypes.c_double * max(1, len(params)))(*(p.item() for p in params))
+
+
 class Kernel:
     """f and its gradients. Parameters are value tensors of shape (1,) or (), or (C,) along dim -1.
 
@@ -42,83 +48,126 @@ class Kernel:
 
     def __init__(self, program: Program, dtype: torch.dtype, formula: str = "") -> None:
         self.program, self.dtype, self.formula = program, dtype, formula
-        self._doubles = ctypes.c_double * max(1, len(program.params))
 
     @cached_property
     def plain(self) -> ctypes.CDLL:
         """The library for parameters that are single numbers."""
-        built = library(source(self.program, self.dtype, self.formula))
-        built.forward.argtypes = [POINTER, POINTER, LENGTH, POINTER, COUNT]
-        built.backward.argtypes = [POINTER, POINTER, POINTER, LENGTH, POINTER, POINTER, COUNT]
-        return built
+        return self._library("plain", LENGTH)
+
+    @cached_property
+    def gated(self) -> ctypes.CDLL:
+        """The library for f(gate) * up, compiled when first needed."""
+        return self._library("gated", LENGTH, inputs=2)
 
     @cached_property
     def channels(self) -> ctypes.CDLL:
         """The library for parameters per channel, compiled when first needed."""
-        built = library(source(self.program, self.dtype, self.formula, per_channel=True))
-        built.forward.argtypes = [POINTER, POINTER, LENGTH, LENGTH, POINTER, COUNT]
-        built.backward.argtypes = [
-            *(POINTER, POINTER, POINTER, LENGTH, LENGTH),
-            *(POINTER, POINTER, COUNT),
-        ]
+        return self._library("channels", LENGTH, LENGTH)
+
+    def _library(self, form: str, *sizes: Any, inputs: int = 1) -> ctypes.CDLL:
+        built = library(source(self.program, self.dtype, self.formula, form))
+        built.forward.argtypes = [*[POINTER] * (inputs + 1), *sizes, POINTER, COUNT]
+        built.backward.argtypes = [*[POINTER] * (2 * inputs + 1), *sizes, POINTER, POINTER, COUNT]
         return built
 
-    def forward(self, x: Tensor, params: list[Tensor], out: Tensor | None = None) -> Tensor:
-        """f(x), in `out` if given (same dtype, shape and layout as x, other memory)."""
+    def forward(
+        self,
+        x: Tensor,
+        params: Sequence[Tensor],
+        out: Tensor | None = None,
+        constants: Any = None,
+    ) -> Tensor:
+        """f(x), in `out` if given (same dtype, shape and layout as x, other memory).
+
+        `constants` is `doubles(params)`, if the caller keeps it between calls.
+        """
         self._check(x, params)
-        threads = torch.get_num_threads()
-        if any(p.numel() != 1 for p in params):
+        if constants is None and any(p.numel() != 1 for p in params):
             x = x.contiguous()
             out = torch.empty_like(x) if out is None else out
             values, rows = self._stack(x, params)
-            status = self.channels.forward(
-                *(x.data_ptr(), out.data_ptr(), rows, x.shape[-1], values.data_ptr(), threads)
-            )
-            return _done(out, status)
+            where = (x.data_ptr(), out.data_ptr(), rows, x.shape[-1], values.data_ptr())
+            return _done(out, self.channels.forward(*where, torch.get_num_threads()))
         x = _dense(x)
         out = torch.empty_like(x) if out is None else out
-        values = self._doubles(*(p.item() for p in params))
-        status = self.plain.forward(x.data_ptr(), out.data_ptr(), x.numel(), values, threads)
-        return _done(out, status)
+        values = doubles(params) if constants is None else constants
+        where = (x.data_ptr(), out.data_ptr(), x.numel(), values)
+        return _done(out, self.plain.forward(*where, torch.get_num_threads()))
 
     def backward(
-        self, x: Tensor, dout: Tensor, params: list[Tensor], need_params: bool = True
+        self,
+        x: Tensor,
+        dout: Tensor,
+        params: Sequence[Tensor],
+        need_params: bool = True,
+        dx: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """(dx, [one gradient per parameter]) for the gradient `dout` of the result.
 
-        With `need_params` False the list is empty and its sums are not computed.
+        With `need_params` False the list is empty and its sums are not computed. `dx` receives the
+        gradient if given (same dtype, shape and layout as x, other memory).
         """
         self._check(x, params)
-        threads = torch.get_num_threads()
         if any(p.numel() != 1 for p in params):
-            return self._backward_channels(x.contiguous(), dout.contiguous(), params, threads)
+            return self._backward_channels(x.contiguous(), dout.contiguous(), params, dx)
         x = _dense(x)
-        dx = torch.empty_like(x)
-        if dout.stride() != x.stride():
-            dout = torch.empty_like(x).copy_(dout)
-        values = self._doubles(*(p.item() for p in params))
-        sums = self._doubles() if params and need_params else None
-        status = self.plain.backward(
-            *(x.data_ptr(), dout.data_ptr(), dx.data_ptr(), x.numel(), values, sums, threads)
-        )
+        dx = torch.empty_like(x) if dx is None else dx
+        return dx, self._sums(self.plain, [x, _as(x, dout), dx], params, need_params)
+
+    def forward_gated(self, gate: Tensor, up: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """f(gate) * up in one pass, rounded once; single-number parameters, equal shapes."""
+        self._check(gate, params)
+        gate = _dense(gate)
+        up, out = _as(gate, up), torch.empty_like(gate)
+        values = doubles(params)
+        where = (gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel(), values)
+        return _done(out, self.gated.forward(*where, torch.get_num_threads()))
+
+    def backward_gated(
+        self,
+        gate: Tensor,
+        up: Tensor,
+        dout: Tensor,
+        params: Sequence[Tensor],
+        need_params: bool = True,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(dgate, dup, [one gradient per parameter]), as `backward` has them."""
+        self._check(gate, params)
+        gate = _dense(gate)
+        up, dout = _as(gate, up), _as(gate, dout)
+        dgate, dup = torch.empty_like(gate), torch.empty_like(gate)
+        arrays = [gate, up, dout, dgate, dup]
+        return dgate, dup, self._sums(self.gated, arrays, params, need_params)
+
+    def _sums(
+        self,
+        built: ctypes.CDLL,
+        arrays: list[Tensor],
+        params: Sequence[Tensor],
+        need_params: bool,
+    ) -> list[Tensor]:
+        """Run a backward pass: the parameters' gradients, in their dtypes and shapes."""
+        values = doubles(params)
+        sums = (ctypes.c_double * len(params))() if params and need_params else None
+        where = (*(t.data_ptr() for t in arrays), arrays[0].numel(), values, sums)
+        _done(None, built.backward(*where, torch.get_num_threads()))
         if sums is None:
-            return _done(dx, status), []
+            return []
         # by way of double: a sum beyond the range of fp32 is an infinity there
-        gradients = [
+        return [
             torch.full_like(p, total, dtype=torch.float64).to(p.dtype)
             for p, total in zip(params, sums, strict=False)
         ]
-        return _done(dx, status), gradients
 
     def _backward_channels(
-        self, x: Tensor, dout: Tensor, params: list[Tensor], threads: int
+        self, x: Tensor, dout: Tensor, params: Sequence[Tensor], dx: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        dx = torch.empty_like(x)
+        dx = torch.empty_like(x) if dx is None else dx
         values, rows = self._stack(x, params)
         sums = torch.zeros_like(values)
         status = self.channels.backward(
             *(x.data_ptr(), dout.data_ptr(), dx.data_ptr(), rows, x.shape[-1]),
-            *(values.data_ptr(), sums.data_ptr(), threads),
+            *(values.data_ptr(), sums.data_ptr(), torch.get_num_threads()),
         )
         gradients = [
             (total.sum().reshape(p.shape) if p.numel() == 1 else total).to(p.dtype)
@@ -126,7 +175,7 @@ class Kernel:
         ]
         return _done(dx, status), gradients
 
-    def _stack(self, x: Tensor, params: list[Tensor]) -> tuple[Tensor, int]:
+    def _stack(self, x: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, int]:
         """The parameter values as doubles of shape (parameters, channels), and the rows of x."""
         width = x.shape[-1] if x.dim() else 1
         for name, p in zip(self.program.params, params, strict=True):
@@ -138,7 +187,7 @@ class Kernel:
         values = torch.stack([p.detach().double().reshape(-1).expand(width) for p in params])
         return values, x.numel() // width if width else 0
 
-    def _check(self, x: Tensor, params: list[Tensor]) -> None:
+    def _check(self, x: Tensor, params: Sequence[Tensor]) -> None:
         if x.dtype is not self.dtype or x.device.type != "cpu":
             raise BackendError(
                 f"this C kernel runs on {self.dtype} tensors on the CPU, "
@@ -154,6 +203,11 @@ def _dense(x: Tensor) -> Tensor:
     if x.is_contiguous() or torch.ops.aten.is_non_overlapping_and_dense(x):
         return x
     return x.contiguous()
+
+
+def _as(x: Tensor, other: Tensor) -> Tensor:
+    """The other tensor with its elements in memory in the order of x."""
+    return other if other.stride() == x.stride() else torch.empty_like(x).copy_(other)
 
 
 def _done(result: Any, status: int) -> Any:

@@ -44,21 +44,22 @@ def compute_bits(program: Program, dtype: torch.dtype) -> int:
     return 64 if program.wide or dtype == torch.float64 else 32
 
 
-def source(
-    program: Program, dtype: torch.dtype, formula: str = "", per_channel: bool = False
-) -> str:
+def source(program: Program, dtype: torch.dtype, formula: str = "", form: str = "plain") -> str:
     """The C translation unit of a program for one storage type.
 
-    It exports `forward` and `backward` (see `loops.h`), with `per_channel` those of `channels.h`.
-    `formula` is a line for the reader.
+    It exports `forward` and `backward` for a form: "plain"; "channels", where parameters have one
+    value per channel; "gated", f(gate) * up in one pass. `formula` is a line for the reader.
     """
     bits = compute_bits(program, dtype)
     program = resolved(program)
     functions = Functions(rounded=dtype != torch.float64)
+    if form == "gated":
+        # its blocks have no second pass, which the fast sin and cos need
+        functions = functions.exact()
     hoisted = _hoisted(program)
     backward = ["df", *_partials(program)]
     body = [
-        _uniform(program, hoisted, functions, per_channel),
+        _uniform(program, hoisted, functions, form == "channels"),
         _scalar(program, hoisted, bits, functions, ["f"]),
         _scalar(program, hoisted, bits, functions, backward),
     ]
@@ -70,16 +71,18 @@ def source(
             _scalar(program, hoisted, bits, exact, backward, "backward_exact"),
         ]
     # channels and a second pass need the elements one by one
-    pairs = dtype == torch.bfloat16 and bits == 32 and not (per_channel or functions.periodic)
+    pairs = dtype == torch.bfloat16 and bits == 32 and sys.byteorder == "little"
+    pairs = pairs and form == "plain" and not functions.periodic
+    blocks = "pairs.h" if pairs else "gates.h" if form == "gated" else "blocks.h"
     return "\n\n".join(
         [
             _header(program, dtype, formula),
             prelude(),
-            _types(program, dtype, bits),
+            _types(program, dtype, bits, inputs=2 if form == "gated" else 1),
             *functions.text.values(),
             *body,
-            _text("pairs.h" if pairs and sys.byteorder == "little" else "blocks.h"),
-            _text("channels.h" if per_channel else "loops.h"),
+            _text(blocks),
+            _text("channels.h" if form == "channels" else "loops.h"),
         ]
     )
 
@@ -108,7 +111,7 @@ def _header(program: Program, dtype: torch.dtype, formula: str) -> str:
     return "/* " + "\n   ".join(lines) + " */"
 
 
-def _types(program: Program, dtype: torch.dtype, bits: int) -> str:
+def _types(program: Program, dtype: torch.dtype, bits: int, inputs: int) -> str:
     storage, load, store = STORAGE[dtype]
     real = "float" if bits == 32 else "double"
     half = dtype in (torch.bfloat16, torch.float16)
@@ -120,6 +123,7 @@ def _types(program: Program, dtype: torch.dtype, bits: int) -> str:
             f"typedef {storage} storage;",
             f"INLINE real load(storage s) {{ return (real){load.format('s')}; }}",
             f"INLINE storage store(real x) {{ return (storage){store.format(narrowed)}; }}",
+            f"#define INPUTS {inputs}",
             f"enum {{ BLOCK = 64, PARAMS = {count}, TERMS = {max(1, count)} }};",
         ]
     )

@@ -1,6 +1,8 @@
 /* blocks.h for bf16 on little-endian machines: two numbers in a word need no widening and no
    narrowing; the terms of both go to one lane */
 
+INLINE int64_t lanes_of(int64_t n) { return (n + 1) / 2; }
+
 static inline void forward_block(
     const storage *restrict x, storage *restrict y, const shared *restrict s) {
   HOLD(s);

@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from integrand.kernels import apply_gated
+from integrand.nn.pointwise import Pointwise
 from integrand.nn.recompute import Recomputed, saving, worthwhile
 
 
@@ -23,10 +25,24 @@ class MakesModule(Protocol):
     ) -> nn.Module: ...
 
 
+def product(act_fn: nn.Module, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """act_fn(gate) * up past the hooks of `act_fn`, in one kernel where that can be."""
+    if not isinstance(act_fn, Pointwise):
+        return act_fn.forward(gate) * up
+    values = act_fn.values()
+    ordered = [values[name] for name in act_fn.program.params]
+    return apply_gated(act_fn.program, gate, up, ordered, act_fn.impl)
+
+
 def gated_product(
     act_fn: nn.Module, gate: torch.Tensor, up: torch.Tensor, recompute: bool = True
 ) -> torch.Tensor:
-    """act_fn(gate) * up, saving `gate` and `up` alone for backward; all three (..., d_hidden)."""
+    """act_fn(gate) * up, saving `gate` and `up` alone for backward; all three (..., d_hidden).
+
+    A hook on `act_fn` sees its result; without one, no such tensor need exist.
+    """
+    if isinstance(act_fn, Pointwise) and not _watched(act_fn):
+        return product(act_fn, gate, up)
     activated = act_fn(gate)
     if not (recompute and worthwhile(activated)):
         return activated * up
@@ -34,6 +50,12 @@ def gated_product(
     recipe = Recomputed(activated, lambda: act_fn.forward(gate))
     with saving(recipe):
         return activated * up
+
+
+def _watched(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    hooks += (module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or torch.nn.modules.module._has_any_global_hook()
 
 
 class Gated(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from integrand.nn.gated import MakesModule, gated_product
+from integrand.nn.gated import MakesModule, gated_product, product
 from integrand.nn.recompute import Recomputed, saving, worthwhile
 
 
@@ -74,6 +74,6 @@ class GatedMLP(nn.Module):
         hidden = gated_product(self.act_fn, gate, up, self.recompute)
         if not (self.recompute and worthwhile(hidden)):
             return self.down_proj(hidden)
-        recipe = Recomputed(hidden, lambda: self.act_fn.forward(gate) * up)
+        recipe = Recomputed(hidden, lambda: product(self.act_fn, gate, up))
         with saving(recipe):
             return self.down_proj(hidden)
