@@ -14,7 +14,7 @@ from torch import Tensor
 from integrand.derivation.derive import Derivation, derive_program
 from integrand.derivation.program import Program
 from integrand.errors import BackendError, SpecError
-from integrand.kernels import apply, register
+from integrand.kernels import apply, constants, register, unwatched
 from integrand.nn.pointwise import Pointwise
 from integrand.spec import Spec, row
 
@@ -103,7 +103,8 @@ class Activation:
         Args:
             x: float tensor of any shape.
             impl: "auto", "reference", "c" or "triton".
-            params: values by name, numbers or tensors of shape () (1,) or (C,).
+            params: values by name, numbers or tensors of shape (), (1,), (C,) or any other that
+                broadcasts against x without enlarging it.
 
         Raises:
             SpecError: an unknown parameter.
@@ -114,14 +115,28 @@ class Activation:
                 f"'{self.name}' has no parameter '{min(unknown)}';"
                 f" it has: {', '.join(self.spec.params) or 'none'}"
             )
+        if not params and x.is_cpu and unwatched():
+            values, numbers = self._initial[x.dtype is torch.float64]
+            return apply(self.program, x, values, impl, numbers)
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         values = []
         for name, p in self.spec.params.items():
             v = params.get(name, float(p.init))
             if not isinstance(v, Tensor):
-                wide = torch.float64 if x.dtype == torch.float64 else torch.float32
                 v = torch.full((1,), v, dtype=wide, device=x.device)
             values.append(v.reshape(1) if v.ndim == 0 else v)
         return apply(self.program, x, values, impl)
+
+    @cached_property
+    def _initial(self) -> tuple[tuple[list[Tensor], Any], ...]:
+        """The initial values and the C kernels' form of them, in fp32 and in fp64."""
+        with torch.inference_mode(False):
+            inits = [float(self.spec.params[n].init) for n in self.program.params]
+            tensors = [
+                [torch.full((1,), v, dtype=dtype) for v in inits]
+                for dtype in (torch.float32, torch.float64)
+            ]
+        return tuple((values, constants(values)) for values in tensors)
 
     def module(
         self,

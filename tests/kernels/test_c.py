@@ -287,7 +287,7 @@ def test_what_a_kernel_cannot_run_is_refused() -> None:
 def test_without_a_compiler_auto_steps_down_with_one_log_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caches = (c_build.compiler, ops.kernel, dispatch._c_works, dispatch._warn_once)
+    caches = (c_build.compiler, ops.kernel, dispatch._c_kernel, dispatch._warn_once)
     program = xielu()
     register(program)
     x = torch.randn(7)

@@ -12,123 +12,134 @@ from torch import Tensor
 
 from integrand.derivation.program import Program
 from integrand.errors import BackendError
-from integrand.kernels import ops, reference
+from integrand.kernels import ops, slabs
+from integrand.kernels.autograd import by_kernel, by_reference, transformed
 
 IMPLEMENTATIONS = ("auto", "reference", "c", "triton")
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+_PLAIN = (Tensor, torch.nn.Parameter)
+# where a kernel call per slab was measured to cost what the reference's passes over x do
+_SMALLEST_SLAB = 256
 _log = logging.getLogger("integrand")
 
 
-class _Reference(torch.autograd.Function):
-    """f with a backward from the scalar program; saves x and the parameter values alone."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(program: Program, x: Tensor, *params: Tensor) -> Tensor:
-        return reference.forward(program, x, params)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        program, x, *params = inputs
-        ctx.program = program
-        ctx.save_for_backward(x, *params)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x, *params = ctx.saved_tensors
-        dx, dparams = reference.backward(ctx.program, x, grads[0], params, ctx.needs_input_grad[2:])
-        return None, dx, *dparams
-
-
-class _C(torch.autograd.Function):
-    """The same over the generated C kernel."""
-
-    @staticmethod
-    def forward(ctx: Any, kernel: Any, program: Program, x: Tensor, *params: Tensor) -> Tensor:
-        ctx.kernel, ctx.program = kernel, program
-        ctx.save_for_backward(x, *params)
-        return kernel.forward(x, list(params))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        x, *params = ctx.saved_tensors
-        (dout,) = grads
-        if torch.is_grad_enabled():  # create_graph: the kernel cannot be differentiated again
-            dx, dparams = reference.backward(ctx.program, x, dout, params, ctx.needs_input_grad[3:])
-        else:
-            need_params = any(ctx.needs_input_grad[3:])
-            dx, dparams = ctx.kernel.backward(x, dout, params, need_params)
-            dparams = dparams if need_params else [None] * len(params)
-        return None, None, dx, *dparams
-
-
-def apply(program: Program, x: Tensor, params: Sequence[Tensor], impl: str = "auto") -> Tensor:
+def apply(
+    program: Program,
+    x: Tensor,
+    params: Sequence[Tensor],
+    impl: str = "auto",
+    constants: Any = None,
+) -> Tensor:
     """f(x), differentiable in x and in the parameter values.
+
+    Reverse mode runs on every implementation. Forward mode, `torch.func` transforms and the
+    gradient of a gradient are the reference's, whichever is named.
 
     Args:
         x: any shape, float32, float64, bfloat16 or float16.
-        params: values in the order of `program.params`, one element each or (C,) with
-            C = x.shape[-1].
+        params: values in the order of `program.params`, one element each, (C,) with
+            C = x.shape[-1], or any shape that broadcasts against x without enlarging it, such as
+            (E, 1, 1) for x of (E, T, C).
         impl: "auto", "reference", "c" or "triton".
+        constants: `constants(params)` of values that need no gradient, if the caller keeps it.
 
     Raises:
         BackendError: the named implementation cannot run here, or the input is of another kind.
     """
-    if impl not in IMPLEMENTATIONS:
-        raise BackendError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got '{impl}'")
     if x.dtype not in _DTYPES:
-        raise BackendError(f"x must be float32, float64, bfloat16 or float16, got {x.dtype}")
-    for name, p in zip(program.params, params, strict=True):
-        if p.numel() != 1 and tuple(p.shape) != tuple(x.shape[-1:]):
-            raise BackendError(
-                f"parameter '{name}' must have one element or shape ({x.shape[-1] if x.ndim else 1}"
-                f",) like the last dim of x, got {tuple(p.shape)}"
-            )
+        raise BackendError(
+            f"x must be float32, float64, bfloat16 or float16, got {x.dtype}; convert it first"
+        )
+    if constants is None:
+        _check(program, x, params)
     match impl:
+        case "auto":
+            return _auto(program, x, params, constants)
         case "reference":
-            return _reference(program, x, params)
+            return by_reference(program, x, params)
         case "c":
-            return _run_c(program, x, params)
+            return _run_c(program, x, params, constants)
         case "triton":
             raise BackendError("impl='triton' is not available in this version: use 'auto'")
-    return _auto(program, x, params)
+    raise BackendError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got '{impl}'")
 
 
-def _reference(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
-    tracked = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in params))
-    if torch.compiler.is_compiling() and not tracked:
-        # dynamo breaks the graph at an autograd function that nothing differentiates
-        return reference.forward(program, x, params)
-    return _Reference.apply(program, x, *params)
+def _check(program: Program, x: Tensor, params: Sequence[Tensor]) -> None:
+    if len(params) != len(program.params):
+        raise BackendError(
+            f"the parameters must be {', '.join(program.params) or 'none'}; got {len(params)}"
+        )
+    for name, p in zip(program.params, params, strict=True):
+        if p.numel() != 1 and not slabs.fits(p.shape, x.shape):
+            raise BackendError(
+                f"parameter '{name}' must have one element, shape ({x.shape[-1] if x.ndim else 1},)"
+                f" like the last dim of x, or one that broadcasts against x of shape"
+                f" {tuple(x.shape)}; got shape {tuple(p.shape)}"
+            )
 
 
-def _auto(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _reference(program, x, params)
-    if x.device.type == "cpu":
-        if _c_works(program.digest, x.dtype):
-            return _run_c(program, x, params)
-        return _reference(program, x, params)
-    if x.device.type in ("cuda", "xpu", "mps"):
+def unwatched() -> bool:
+    """Eager mode with no transform, forward-mode level or dispatch mode over it."""
+    return not (
+        torch.compiler.is_compiling() or transformed() or torch._C._len_torch_dispatch_stack()
+    )
+
+
+def constants(params: Sequence[Tensor]) -> Any:
+    """One-element parameter values as a C kernel reads them."""
+    from integrand.kernels import c
+
+    return c.doubles(params)
+
+
+def _auto(program: Program, x: Tensor, params: Sequence[Tensor], constants: Any) -> Tensor:
+    if torch.compiler.is_compiling() or transformed() or type(x) not in _PLAIN:
+        return by_reference(program, x, params)
+    if x.is_cpu:
+        kernel = _c_kernel(program.digest, x.dtype)
+        if kernel is None or (constants is None and not _worthwhile(x, params)):
+            return by_reference(program, x, params)
+        return _kernel_or_op(kernel, program, x, params, constants)
+    if x.device.type in ("cuda", "xpu", "mps") and not torch._C._len_torch_dispatch_stack():
         return _compiled()(program, x, *params)
-    return _reference(program, x, params)
+    return by_reference(program, x, params)
 
 
 @functools.cache
 def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(_Reference.apply, dynamic=True)
+    return torch.compile(by_reference, dynamic=True)
 
 
-def _run_c(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
-    if x.device.type != "cpu":
-        raise BackendError(f"impl='c' runs on CPU tensors, got one on {x.device}")
-    if torch.compiler.is_compiling():
+def _run_c(program: Program, x: Tensor, params: Sequence[Tensor], constants: Any) -> Tensor:
+    if not x.is_cpu:
+        raise BackendError(f"impl='c' runs on CPU tensors, got one on {x.device}; use 'auto'")
+    if torch.compiler.is_compiling() or type(x) not in _PLAIN:
         return ops.apply(program, x, params)
-    kernel = kernel_for(program, x.dtype)
-    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in params)):
-        return _C.apply(kernel, program, x, *params)
-    return kernel.forward(x, list(params))
+    if transformed():
+        return by_reference(program, x, params)
+    return _kernel_or_op(kernel_for(program, x.dtype), program, x, params, constants)
+
+
+def _kernel_or_op(
+    kernel: Any, program: Program, x: Tensor, params: Sequence[Tensor], constants: Any
+) -> Tensor:
+    if torch._C._len_torch_dispatch_stack():  # a dispatch mode sees operators, not C calls
+        return ops.apply(program, x, params)
+    if constants is not None and not (x.requires_grad and torch.is_grad_enabled()):
+        return kernel.forward(x, params, constants=constants)
+    return by_kernel(kernel, program, x, params)
+
+
+def _worthwhile(x: Tensor, params: Sequence[Tensor]) -> bool:
+    dims = slabs.leading(x, params)
+    count = x.shape[:dims].numel()
+    if dims == 0 or x.numel() >= _SMALLEST_SLAB * count:
+        return True
+    _log_once(
+        f"parameters that differ between slabs of fewer than {_SMALLEST_SLAB} elements use the"
+        " reference"
+    )
+    return False
 
 
 def kernel_for(program: Program, dtype: torch.dtype) -> Any:
@@ -137,15 +148,19 @@ def kernel_for(program: Program, dtype: torch.dtype) -> Any:
 
 
 @functools.cache
-def _c_works(digest: str, dtype: torch.dtype) -> bool:
+def _c_kernel(digest: str, dtype: torch.dtype) -> Any:
     try:
-        ops.kernel(digest, dtype)
+        return ops.kernel(digest, dtype)
     except BackendError as error:
         _warn_once(str(error))
-        return False
-    return True
+        return None
 
 
 @functools.cache
 def _warn_once(reason: str) -> None:
     _log.warning("no C kernel, using the reference: %s", reason)
+
+
+@functools.cache
+def _log_once(text: str) -> None:
+    _log.info(text)

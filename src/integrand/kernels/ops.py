@@ -1,7 +1,9 @@
-"""The C kernels as registered operators, for use inside `torch.compile`.
+"""The C kernels as registered operators: for `torch.compile` and whatever else watches operators.
 
-`integrand::forward(x, params, key)` and `integrand::backward(x, dout, params, key)`; the key is the
-digest of a program registered in this process (compiled graphs outlive processes in their cache).
+`integrand::forward(x, params, key)` and `integrand::backward(x, dout, params, key, need_params)`;
+the key is the digest of a program registered in this process (compiled graphs outlive processes
+in their cache). Under a transform, in forward mode and where a gradient is differentiated again
+they compute by the reference, so a derivative is right or an error, never a silent zero.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 
 from integrand.derivation.program import Program
+from integrand.kernels import reference, slabs
+from integrand.kernels.autograd import batched, tracked
 
 _PROGRAMS: dict[str, Program] = {}
 
@@ -31,42 +35,117 @@ def kernel(key: str, dtype: torch.dtype) -> Any:
     return c.load(_PROGRAMS[key], dtype)
 
 
-@torch.library.custom_op("integrand::forward", mutates_args=())
-def forward(x: Tensor, params: list[Tensor], key: str) -> Tensor:
-    """f(x) by the C kernel."""
-    return kernel(key, x.dtype).forward(x, params)
+torch.library.define(
+    "integrand::forward",
+    "(Tensor x, Tensor[] params, str key) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.define(
+    "integrand::backward",
+    "(Tensor x, Tensor dout, Tensor[] params, str key, bool need_params) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 
 
-@forward.register_fake
+@torch.library.impl("integrand::forward", "CPU")
 def _(x: Tensor, params: list[Tensor], key: str) -> Tensor:
-    return torch.empty_like(x)
+    return slabs.forward(kernel(key, x.dtype), _dense(x), params)
 
 
-@torch.library.custom_op("integrand::backward", mutates_args=())
-def backward(x: Tensor, dout: Tensor, params: list[Tensor], key: str) -> list[Tensor]:
-    """[dx, *dparams] by the C kernel."""
-    dx, dparams = kernel(key, x.dtype).backward(x, dout, params)
+@torch.library.impl("integrand::backward", "CPU")
+def _(x: Tensor, dout: Tensor, params: list[Tensor], key: str, need_params: bool) -> list[Tensor]:
+    dx, dparams = slabs.backward(kernel(key, x.dtype), _dense(x), dout, params, need_params)
     return [dx, *dparams]
 
 
-@backward.register_fake
-def _(x: Tensor, dout: Tensor, params: list[Tensor], key: str) -> list[Tensor]:
-    return [torch.empty_like(x), *(torch.empty_like(p) for p in params)]
+@torch.library.register_fake("integrand::forward")
+def _(x: Tensor, params: list[Tensor], key: str) -> Tensor:
+    return _result(x, params)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, params, key = inputs
-    ctx.key = key
-    ctx.save_for_backward(x, *params)
+@torch.library.register_fake("integrand::backward")
+def _(x: Tensor, dout: Tensor, params: list[Tensor], key: str, need_params: bool) -> list[Tensor]:
+    return [_result(x, params), *(torch.empty_like(p) for p in params if need_params)]
 
 
-def _gradient(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
-    x, *params = ctx.saved_tensors
-    dx, *dparams = torch.ops.integrand.backward(x, dout, params, ctx.key)
-    return dx, dparams, None
+def _dense(x: Tensor) -> Tensor:
+    # a clone has the strides of empty_like, which the fake kernels promise
+    return x if torch.ops.aten.is_non_overlapping_and_dense(x) else x.clone()
 
 
-forward.register_autograd(_gradient, setup_context=_setup)
+def _result(x: Tensor, params: list[Tensor]) -> Tensor:
+    if all(p.numel() == 1 for p in params):
+        return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+class _Forward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, key: str, x: Tensor, *params: Tensor) -> Tensor:
+        ctx.key = key
+        ctx.save_for_backward(x, *params)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.integrand.forward(x, list(params), key)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        x, *params = ctx.saved_tensors
+        if batched(grads[0]):
+            dx, dparams = reference.backward(
+                _PROGRAMS[ctx.key], x, grads[0], params, ctx.needs_input_grad[2:]
+            )
+            return None, dx, *dparams
+        need = any(ctx.needs_input_grad[2:])
+        dx, *dparams = torch.ops.integrand.backward(x, grads[0], params, ctx.key, need)
+        return None, dx, *(dparams or [None] * len(params))
+
+
+@torch.library.impl("integrand::forward", "Autograd")
+def _(x: Tensor, params: list[Tensor], key: str) -> Tensor:
+    if _transformed(x, *params):
+        return reference.forward(_PROGRAMS[key], x, params)
+    return _Forward.apply(key, x, *params)
+
+
+@torch.library.impl("integrand::backward", "Autograd")
+def _(x: Tensor, dout: Tensor, params: list[Tensor], key: str, need_params: bool) -> list[Tensor]:
+    if _transformed(x, dout, *params) or tracked(x, [dout, *params]):
+        dx, dparams = reference.backward(
+            _PROGRAMS[key], x, dout, params, [need_params] * len(params)
+        )
+        return [dx, *(g for g in dparams if g is not None)]
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.integrand.backward(x, dout, params, key, need_params)
+
+
+def _transformed(*tensors: Tensor) -> bool:
+    # asked of the tensors: a retraced graph enters forward mode behind forward_ad's back
+    return torch._C._are_functorch_transforms_active() or any(
+        torch._VF._unpack_dual(t, level=0).tangent is not None for t in tensors
+    )
+
+
+@torch.library.register_vmap("integrand::forward")
+def _(info: Any, in_dims: Any, x: Tensor, params: list[Tensor], key: str) -> tuple[Tensor, int]:
+    x, rank = _batched(x, in_dims[0], info.batch_size), x.ndim - (in_dims[0] is not None)
+    dims = in_dims[1] or [None] * len(params)
+    values = [
+        p if d is None else _aligned(p.movedim(d, 0), rank)
+        for p, d in zip(params, dims, strict=True)
+    ]
+    return torch.ops.integrand.forward(x, values, key), 0
+
+
+def _batched(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _aligned(p: Tensor, rank: int) -> Tensor:
+    """A batch of parameters with its own dims along the last ones of x."""
+    own = p.shape[1:]
+    if p[0].numel() == 1:
+        return p.reshape(-1, *[1] * rank)
+    return p.reshape(p.shape[0], *[1] * (rank - len(own)), *own)
 
 
 def apply(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:

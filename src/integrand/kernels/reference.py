@@ -181,7 +181,7 @@ def forward(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
 def backward(
     program: Program, x: Tensor, dout: Tensor, params: Sequence[Tensor], needed: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """dx in the type of x, and per parameter the sum of dout * partial in its shape."""
+    """dx in the type of x, and per parameter the sum of dout * partial over what shares it."""
     dtype = compute_dtype(program, x.dtype)
     wanted = [name for name, need in zip(program.params, needed, strict=True) if need]
     slope, *partials = run(program, x, params, ["df", *(f"d_{name}" for name in wanted)])
@@ -192,6 +192,23 @@ def backward(
         for name, partial in zip(wanted, partials, strict=True)
     }
     return _like(dx, x), [sums.get(name) for name in program.params]
+
+
+def tangent(
+    program: Program,
+    x: Tensor,
+    params: Sequence[Tensor],
+    dx: Tensor | None,
+    dparams: Sequence[Tensor | None],
+) -> Tensor:
+    """The derivative of f along dx and dparams (None: zero), in the type of x."""
+    steps = {"df": dx, **{f"d_{n}": d for n, d in zip(program.params, dparams, strict=True)}}
+    moving = {name: d for name, d in steps.items() if d is not None}
+    slopes = run(program, x, params, moving)
+    total = torch.zeros((), device=x.device)
+    for slope, d in zip(slopes, moving.values(), strict=True):
+        total = total + slope * (d if d is dx or d.numel() != 1 else d.reshape(()))
+    return _like(total, x).to(x.dtype)
 
 
 def _like(value: Any, x: Tensor) -> Tensor:

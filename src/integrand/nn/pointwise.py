@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from integrand.derivation.program import Program
 from integrand.errors import BackendError
-from integrand.kernels import IMPLEMENTATIONS, apply, register
+from integrand.kernels import IMPLEMENTATIONS, apply, constants, register, unwatched
 from integrand.nn.constraints import constrained, raw_values
 from integrand.spec import Spec, saved_buffers
 
 _HALF = (torch.float16, torch.bfloat16)
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class _Inference(NamedTuple):
+    """Constrained values for as long as these raw parameters hold these numbers."""
+
+    raw: list[Tensor]
+    numbers: list[float]
+    values: dict[str, Tensor]
+    ordered: list[Tensor]
+    constants: Any
 
 
 class Pointwise(nn.Module):
     """y = f(x; parameters), elementwise on tensors of any shape.
 
     Trainable parameters are stored raw (unconstrained), in fp32 whatever the model's type, with
-    shape `(1,)` or `(C,)`; constants are buffers. Usually made by `Activation.module`.
+    shape `(1,)`, `(C,)` or per expert; constants are buffers. Usually made by `Activation.module`.
 
     Args:
         spec, program: the declaration and what was derived from it.
         formula: text of f for the repr.
         dtype: type of raw parameters and constants; None keeps them fp32 through `.half()` and
             `.bfloat16()`.
-        shape: `(1,)`, or `(C,)` for one value per channel of the last dim.
+        shape: `(1,)`; `(C,)` for one value per channel of the last dim; any other shape that
+            broadcasts against x without enlarging it, such as `(E, 1, 1)` for one value per expert
+            and x of (E, T, C).
         impl: "auto", "reference", "c" or "triton".
     """
 
@@ -47,12 +61,14 @@ class Pointwise(nn.Module):
         super().__init__()
         if impl not in IMPLEMENTATIONS:
             raise BackendError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got '{impl}'")
-        if len(shape) != 1 or shape[0] < 1:
-            raise ValueError(f"shape must be (1,) or (C,), got {tuple(shape)}")
+        if not shape or min(shape) < 1:
+            raise ValueError(
+                f"shape must be (1,), (C,) or one per expert like (E, 1, 1), got {tuple(shape)}"
+            )
         self.spec, self.program, self.formula, self.impl = spec, program, formula, impl
         register(program)
         self._keep_fp32 = dtype is None
-        self._cached: tuple[Any, dict[str, Tensor]] | None = None
+        self._inference: _Inference | None = None
         options: dict[str, Any] = {"dtype": dtype or torch.float32, "device": device}
         for name, raw in raw_values(spec.params, spec.values()).items():
             self.register_parameter(name, nn.Parameter(torch.full(tuple(shape), raw, **options)))
@@ -64,20 +80,55 @@ class Pointwise(nn.Module):
 
     def values(self) -> dict[str, Tensor]:
         """The constrained parameter values by name; differentiable in the raw parameters."""
-        raw = {name: getattr(self, name) for name in self.spec.params}
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return constrained(self.spec.params, raw)
-        if any(t.numel() != 1 or t.device.type != "cpu" for t in raw.values()):
-            return constrained(self.spec.params, raw)
-        # compared by value: a fused optimiser step does not raise a tensor's version
-        state = tuple((t.item(), t.dtype) for t in raw.values())
-        if self._cached is None or self._cached[0] != state:
-            self._cached = (state, constrained(self.spec.params, raw))
-        return self._cached[1]
+        if torch.is_grad_enabled() or not unwatched():
+            return self._constrained()
+        cached = self._cached()
+        return self._constrained() if cached is None else cached.values
 
     def forward(self, x: Tensor) -> Tensor:
-        values = self.values() if self.spec.params else {}
-        return apply(self.program, x, [values[n] for n in self.program.params], self.impl)
+        if unwatched() and not torch.is_grad_enabled() and x.is_cpu:
+            cached = self._cached()
+            if cached is not None:
+                return apply(self.program, x, cached.ordered, self.impl, cached.constants)
+        return apply(self.program, x, self._ordered(self._constrained()), self.impl)
+
+    def _ordered(self, values: dict[str, Tensor]) -> list[Tensor]:
+        return [values[name] for name in self.program.params]
+
+    def _constrained(self) -> dict[str, Tensor]:
+        raw = {name: getattr(self, name) for name in self.spec.params}
+        return constrained(self.spec.params, raw) if raw else {}
+
+    def _cached(self) -> _Inference | None:
+        """The values without autograd, computed again when a number has changed; else None."""
+        parameters, buffers = self._parameters, self._buffers
+        raw: list[Any] = [
+            parameters[n] if n in parameters else buffers[n] for n in self.spec.params
+        ]
+        old = self._inference
+        # compared by number: a fused optimiser step does not raise a tensor's version
+        if (
+            old is not None
+            and all(map(operator.is_, raw, old.raw))
+            and [t.item() for t in raw] == old.numbers
+        ):
+            return old
+        if any(t is None or t.numel() != 1 or not t.is_cpu or type(t) not in _PLAIN for t in raw):
+            return None
+        values = self._constrained()
+        ordered = self._ordered(values)
+        numbers = [t.item() for t in raw]
+        self._inference = _Inference(raw, numbers, values, ordered, constants(ordered))
+        return self._inference
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: Any, *rest: Any) -> None:  # pyrefly: ignore[bad-override]
+        # assign=True would make a checkpoint's bf16 tensors the raw parameters
+        if self._keep_fp32:
+            state_dict = {
+                k: v.float() if isinstance(v, Tensor) and v.dtype in _HALF else v
+                for k, v in state_dict.items()
+            }
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Pointwise:
         # bf16 raw parameters stop moving: 166 + 0.4 rounds to 166
@@ -86,7 +137,7 @@ class Pointwise(nn.Module):
             halved = moved.dtype in _HALF and t.dtype not in _HALF
             return t.to(moved.device) if self._keep_fp32 and halved else moved
 
-        self._cached = None
+        self._inference = None
         return super()._apply(keep, recurse)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,7 +145,7 @@ class Pointwise(nn.Module):
         register(self.program)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_cached": None}
+        return {**super().__getstate__(), "_inference": None}
 
     def extra_repr(self) -> str:
         values = ", ".join(f"{k}={_short(v)}" for k, v in self.values().items())
