@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +11,6 @@ from torch.autograd import forward_ad
 
 from integrand.derivation.program import Program
 from integrand.kernels import reference, slabs
-
-
-class Kernel(Protocol):
-    """Compiled code of a program: parameters of one element or of one per channel."""
-
-    def forward(self, x: Tensor, params: list[Tensor], out: Tensor | None = None) -> Tensor: ...
-
-    def backward(
-        self, x: Tensor, dout: Tensor, params: list[Tensor], need_params: bool = True
-    ) -> tuple[Tensor, list[Tensor]]: ...
 
 
 def transformed() -> bool:
@@ -82,7 +72,7 @@ class _Kernel(torch.autograd.Function):
     """The same over compiled code; what that cannot do in backward, the reference does."""
 
     @staticmethod
-    def forward(ctx: Any, kernel: Kernel, program: Program, x: Tensor, *params: Tensor) -> Tensor:
+    def forward(ctx: Any, kernel: Any, program: Program, x: Tensor, *params: Tensor) -> Tensor:
         ctx.kernel, ctx.program = kernel, program
         ctx.save_for_backward(x, *params)
         return slabs.forward(kernel, x, list(params))
@@ -118,7 +108,7 @@ def by_reference(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tenso
     return _Reference.apply(program, x, *params)
 
 
-def by_kernel(kernel: Kernel, program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
+def by_kernel(kernel: Any, program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
     """f(x) through compiled code, on plain tensors."""
     if tracked(x, params):
         return _Kernel.apply(kernel, program, x, *params)

@@ -125,7 +125,7 @@ def _transformed(*tensors: Tensor) -> bool:
     )
 
 
-@torch.library.register_vmap("integrand::forward")
+@torch.library.register_vmap("integrand::forward")  # pyrefly: ignore[not-callable]
 def _(info: Any, in_dims: Any, x: Tensor, params: list[Tensor], key: str) -> tuple[Tensor, int]:
     x, rank = _batched(x, in_dims[0], info.batch_size), x.ndim - (in_dims[0] is not None)
     dims = in_dims[1] or [None] * len(params)
