@@ -8,6 +8,7 @@ from integrand.report.tables import (
     against_compile,
     baseline_of,
     certificates,
+    exhaustive,
     losses,
     number,
     share,
@@ -77,6 +78,22 @@ def test_a_failed_certificate_says_so():
     assert certificates([row]).rows[0][-1] == Cell("fails", "bad")
     assert certificates([{**row, "ok": True}]).rows[0][-1].text == "certified"
     assert "1,200" in certificates([row]).html()
+
+
+def test_a_certificate_of_all_fp32_inputs_names_its_worst_octaves():
+    octaves = [
+        {"output": name, "low": low, "high": 2 * low, "worst_x": 1.5 * low}
+        for name, low in [("f", 2.0), ("f", 8.0), ("df", 16.0)]
+    ]
+    row = {
+        "subject": "xielu", "params": {"alpha_p": [0.05, 10]}, "max_ulp_f": 0.9, "max_ulp_df": 1.1,
+        "beyond_f": 0, "beyond_df": 110, "checked": 1 << 32, "seconds": 60.0, "ok": True,
+        "worst_octaves": octaves,
+    }  # fmt: skip
+    texts = [cell.text for cell in exhaustive([row]).rows[0]]
+    # of each output the first, which is its worst
+    assert texts[3] == "2 … 4" and texts[5] == "16 … 32"
+    assert texts[1] == "α_p = 0.05 … 10" and texts[7] == "110" and texts[-1] == "certified"
 
 
 def test_the_headline_is_against_the_fastest_compiled_formula():
