@@ -82,11 +82,26 @@ def read(key: str) -> bytes | None:
 
 def write(key: str, content: bytes) -> Path:
     """Store the entry atomically: readers see all of it or nothing."""
+    return _replace(path(key), content + MARK + hashlib.sha256(content).hexdigest().encode())
+
+
+def plain(key: str, content: bytes) -> Path:
+    """A file with this content and nothing else, for readers that a trailer would disturb.
+
+    For content that is made anew each time: what lies there is compared with it before use.
+    """
     target = path(key)
-    trailer = MARK + hashlib.sha256(content).hexdigest().encode()
+    try:
+        same = target.read_bytes() == content
+    except OSError:
+        same = False
+    return target if same else _replace(target, content)
+
+
+def _replace(target: Path, content: bytes) -> Path:
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix="writing-", delete=False) as file:
         try:
-            file.write(content + trailer)
+            file.write(content)
             file.close()
             Path(file.name).replace(target)
         except BaseException:

@@ -1,0 +1,255 @@
+"""A scalar program as a readable, stand-alone Triton module: scalar functions and two kernels.
+
+A tensor is (outer, groups, inner): one set of parameter values per group, one group for single
+values. Programs own tiles of (BLOCK_G, BLOCK_I) groups by elements.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import textwrap
+from typing import Any
+
+import torch
+
+from integrand.derivation.program import Program, evaluate
+from integrand.kernels.triton_core import Functions
+from integrand.kernels.triton_trace import Trace, Value
+
+# what the template calls something else
+_TAKEN = re.compile(
+    r"x|y|g|up|dx|dup|dout|slope|f|df|tl|triton|value|loaded|store|tile|forward|backward|finish|libdevice|"
+    r"mask|offsets|groups|inner|chunks|tiles|steps?|splits?|start|row|float|range|v\d+|"
+    r"[A-Z]\w*|d_\w*|sum_\w*|total_\w*|\w*_(ptr|32|64)"
+)
+
+
+def compute_bits(program: Program, dtype: torch.dtype) -> int:
+    """32 or 64: the precision in which values of a storage type are computed."""
+    return 64 if program.wide or dtype == torch.float64 else 32
+
+
+def source(program: Program, dtype: torch.dtype, formula: str = "") -> str:
+    """The Triton module of a program for one storage type; `formula` is a line for the reader."""
+    return Module(program, dtype, formula).text()
+
+
+class Module:
+    """The parts of the source; `tables` are the numbers `tables_ptr` must point at."""
+
+    def __init__(self, program: Program, dtype: torch.dtype, formula: str = "") -> None:
+        self.program, self.dtype, self.formula = program, dtype, formula
+        self.bits = compute_bits(program, dtype)
+        self.functions = Functions(quick=dtype == torch.bfloat16)
+        self.names = [
+            f"param{k}" if _TAKEN.fullmatch(name) or keyword.iskeyword(name) else name
+            for k, name in enumerate(program.params)
+        ]
+        outputs = ["df", *(f"d_{name}" for name in program.params)]
+        self.scalars = [
+            self._scalar("f", ["f"], "f(x)"),
+            self._scalar("df", outputs, ", ".join(["f'(x)", *(f"df/d{n}" for n in self.names)])),
+        ]
+        self.tables = self.functions.constants
+
+    def _scalar(self, title: str, outputs: list[str], meaning: str) -> str:
+        trace = Trace(self.bits, self.functions.quick, self.functions)
+        given = {p: Value(trace, n) for p, n in zip(self.program.params, self.names, strict=True)}
+        values = evaluate(self.program, trace, Value(trace, "x"), given, outputs)
+        results = [trace.tensor(v) for v in values]
+        returned = ", ".join(v.name for v in results)
+        lines = [f'"""{meaning}."""', *trace.lines(*results), f"return {returned}"]
+        head = f"@triton.jit\ndef {title}({', '.join(['x', *self.names, 'tables_ptr'])}):"
+        return "\n".join([head, *(f"    {line}" for line in lines)]) + "\n"
+
+    def header(self) -> str:
+        """Docstring and imports."""
+        lines = textwrap.wrap(self.formula.replace("\\", "\\\\").replace('"""', "'''"), 92)
+        stored = str(self.dtype).removeprefix("torch.")
+        lines += [f"Stored as {stored}, computed in float{self.bits}, rounded once."]
+        lines += ["Written by integrand from the activation's scalar program."]
+        text = '"""' + "\n".join(lines) + '\n"""\n\nimport triton\nimport triton.language as tl\n'
+        if "libdevice" in "".join(self.functions.text.values()):
+            text += "from triton.language.extra import libdevice\n"
+        return text + _MODE
+
+    def text(self) -> str:
+        """The whole module."""
+        args = "".join(f", {n}" for n in self.names)
+        pointers = "".join(f"    {n}_ptr,\n" for n in self.names)
+        fields: dict[str, Any] = {"args": args, "pointers": pointers, "bits": self.bits}
+        fields["values"] = self._lines(4, "{n} = value({n}_ptr, g, groups, GROUPED, {real})")
+        fields["slopes"] = "".join(f", d_{n}" for n in self.names)
+        for field, depth, pattern in (
+            ("totals", 4, "total_{n} = tl.zeros((BLOCK_G,), tl.float64)"),
+            ("sums", 8, "sum_{n} = tl.zeros((BLOCK_G, BLOCK_I), {real})"),
+            ("terms", 12, "if NEEDED & {bit}:"),
+            ("flush", 8, "total_{n} += tl.sum(sum_{n}.to(tl.float64), axis=1)"),
+            ("partials", 4, "if NEEDED & {bit}:"),
+        ):
+            body = {
+                "terms": "    sum_{n} += tl.where(mask, dout * d_{n}, 0.0)",
+                "partials": "    row_ptr = partials_ptr + (split.to(tl.int64) * {count} + {k}) * groups + g\n"
+                "        tl.store(row_ptr, total_{n}.to({real}), mask=g < groups)",
+            }.get(field)
+            fields[field] = self._lines(depth, *filter(None, (pattern, body)))
+        parts = [self.header(), *self.functions.text.values(), *self.scalars]
+        return "\n\n".join([*parts, _KERNELS.format(**fields)])
+
+    def _lines(self, depth: int, *patterns: str) -> str:
+        """The patterns once per parameter, indented."""
+        real = f"tl.float{self.bits}"
+        count = len(self.names)
+        return "".join(
+            " " * depth + p.format(n=n, k=k, bit=1 << k, count=count, real=real) + "\n"
+            for k, n in enumerate(self.names)
+            for p in patterns
+        )
+
+
+_MODE = """
+# the interpreter flushes bf16 denormals and truncates to bf16; a GPU converts rightly, in hardware
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+"""
+
+_KERNELS = '''@triton.jit
+def value(ptr, g, groups, GROUPED: tl.constexpr, real: tl.constexpr):
+    """A parameter: one number, or one per group as a column."""
+    if GROUPED:
+        return tl.load(ptr + g, mask=g < groups, other=0.0).to(real)[:, None]
+    else:
+        return tl.load(ptr).to(real)
+
+
+@triton.jit
+def loaded(ptr, offsets, mask, real: tl.constexpr):
+    """Elements in the precision of the computation, 0 outside of the mask."""
+    x = tl.load(ptr + offsets, mask=mask, other=0.0)
+    if INTERPRETED and x.dtype == tl.bfloat16:
+        x = (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(real)
+
+
+@triton.jit
+def store(ptr, offsets, y, mask):
+    """Store y rounded once, to nearest even."""
+    dtype: tl.constexpr = ptr.dtype.element_ty
+    if y.dtype == tl.float64 and (dtype == tl.bfloat16 or dtype == tl.float16):
+        # to odd first: a second rounding is then as good as one
+        u = y.to(tl.uint64, bitcast=True)
+        sticky = ((u & 0x1FFFFFFF) + 0x1FFFFFFF) & 0x20000000
+        odd = ((u >> 29 << 29) | sticky).to(tl.float64, bitcast=True)
+        y = tl.where(y == y, odd, y).to(tl.float32)
+    if INTERPRETED and dtype == tl.bfloat16:
+        u = y.to(tl.uint32, bitcast=True)
+        near = u + 0x7FFF + ((u >> 16) & 1)
+        bits = tl.where(y == y, near, 0x7FC00000) >> 16
+        tl.store(ptr + offsets, bits.to(tl.uint16).to(tl.bfloat16, bitcast=True), mask=mask)
+    else:
+        tl.store(ptr + offsets, y.to(dtype), mask=mask)
+
+
+@triton.jit
+def tile(
+    step,
+    g,
+    groups,
+    inner,
+    chunks,
+    GROUPED: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+):
+    """Offsets and mask of a tile; 64-bit, as tensors may have more than 2^31 elements."""
+    i = tl.arange(0, BLOCK_I)[None, :]
+    if GROUPED:
+        i += tl.cast(step % chunks, tl.int64) * BLOCK_I
+        row = tl.cast(step // chunks, tl.int64) * groups + g[:, None]
+        return row * inner + i, (g[:, None] < groups) & (i < inner)
+    else:
+        offsets = tl.cast(step, tl.int64) * BLOCK_I + i
+        return offsets, offsets < inner
+
+
+@triton.jit
+def forward(
+    x_ptr,
+    up_ptr,
+    y_ptr,
+{pointers}    tables_ptr,
+    groups,
+    inner,
+    chunks,
+    tiles,
+    GATED: tl.constexpr,
+    GROUPED: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+):
+    """y = f(x), or f(x) * up."""
+    pid = tl.program_id(0)
+    g = pid % tiles * BLOCK_G + tl.arange(0, BLOCK_G)
+    offsets, mask = tile(pid // tiles, g, groups, inner, chunks, GROUPED, BLOCK_I)
+{values}    x = loaded(x_ptr, offsets, mask, tl.float{bits})
+    y = f(x{args}, tables_ptr)
+    if GATED:
+        y = y * loaded(up_ptr, offsets, mask, tl.float{bits})
+    store(y_ptr, offsets, y, mask)
+
+
+@triton.jit
+def backward(
+    x_ptr,
+    up_ptr,
+    dout_ptr,
+    dx_ptr,
+    dup_ptr,
+    partials_ptr,
+{pointers}    tables_ptr,
+    groups,
+    inner,
+    chunks,
+    tiles,
+    steps,
+    splits,
+    GATED: tl.constexpr,
+    GROUPED: tl.constexpr,
+    NEEDED: tl.constexpr,
+    RUN: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+):
+    """dx (and dup), and one sum per split, parameter and group; bit k of NEEDED asks for the k-th.
+
+    At most RUN terms are added in a row in float{bits}, the rest in float64: the relative error of a
+    sum is below RUN * 2^-24 of the sum of absolute terms, however long it is.
+    """
+    pid = tl.program_id(0)
+    g = pid % tiles * BLOCK_G + tl.arange(0, BLOCK_G)
+    split = pid // tiles
+{values}{totals}    for start in range(split, steps, splits * RUN):
+{sums}        for step in range(start, tl.minimum(start + splits * RUN, steps), splits):
+            offsets, mask = tile(step, g, groups, inner, chunks, GROUPED, BLOCK_I)
+            x = loaded(x_ptr, offsets, mask, tl.float{bits})
+            dout = loaded(dout_ptr, offsets, mask, tl.float{bits})
+            if GATED:
+                dup = dout * f(x{args}, tables_ptr)
+                store(dup_ptr, offsets, dup, mask)
+                dout = dout * loaded(up_ptr, offsets, mask, tl.float{bits})
+            slope{slopes} = df(x{args}, tables_ptr)
+            store(dx_ptr, offsets, dout * slope, mask)
+{terms}{flush}{partials}
+
+@triton.jit
+def finish(partials_ptr, sums_ptr, splits, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The sums over all splits, in a fixed order, in float64."""
+    columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((COLUMNS,), tl.float64)
+    for start in range(0, splits, ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        mask = (rows < splits) & (columns[None, :] < count)
+        offsets = rows.to(tl.int64) * count + columns[None, :]
+        part = tl.load(partials_ptr + offsets, mask=mask, other=0.0).to(tl.float64)
+        total += tl.sum(part, axis=0)
+    tl.store(sums_ptr + columns, total, mask=columns < count)
+'''
