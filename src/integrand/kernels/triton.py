@@ -192,7 +192,7 @@ class Kernel:
             t = layout.tile(self.blocks.elements)
             with torch.cuda.device_of(x):
                 self.module.forward[(t.tiles * t.steps,)](
-                    *(x, up, out, *self._values(params, x, layout), self._constants(x.device)),
+                    *(x, up, out, *self._values(params, x, layout), self.constants(x.device)),
                     *(layout.groups, layout.inner, t.chunks, t.tiles),
                     **self._options(t, layout, gated),
                 )
@@ -217,20 +217,20 @@ class Kernel:
             if x.numel():
                 self.module.backward[(t.tiles * splits,)](
                     *(x, up, dout, dx, dup, partials),
-                    *(*self._values(params, x, layout), self._constants(x.device)),
+                    *(*self._values(params, x, layout), self.constants(x.device)),
                     *(layout.groups, layout.inner, t.chunks, t.tiles, t.steps, splits),
                     **{"NEEDED": sum(1 << k for k, wanted in enumerate(needed) if wanted)},
                     **{"RUN": RUN, **self._options(t, layout, gated)},
                 )
             if any(needed):
-                sums = self._finish(partials) if x.numel() else x.new_zeros(shape[1:])
+                sums = self.finish(partials) if x.numel() else x.new_zeros(shape[1:])
                 dparams = [
                     _sum_to(total.reshape(layout.spread(x.shape)), p) if wanted else None
                     for total, p, wanted in zip(sums, params, needed, strict=True)
                 ]
         return dx, dup, dparams
 
-    def _finish(self, partials: Tensor) -> Tensor:
+    def finish(self, partials: Tensor) -> Tensor:
         splits, *rest = partials.shape
         count = math.prod(rest)
         sums = partials.new_empty(rest, dtype=torch.float64)
@@ -255,7 +255,7 @@ class Kernel:
             return values
         return [p.expand(layout.spread(x.shape)).contiguous() for p in values]
 
-    def _constants(self, device: torch.device) -> Tensor:
+    def constants(self, device: torch.device) -> Tensor:
         """The coefficients of the tables, copied to the device at the first call."""
         if device not in self._tables:
             numbers = self.printed.tables or [0.0]

@@ -126,7 +126,16 @@ def _expm1mx_quick(o: Any, x: Any) -> Any:
     return o.where(o.abs(x) < 0.5, _near_0_quick(x), o.exp(x) + rest)
 
 
-_QUICK = {"expm1": _expm1_quick, "expm1mx": _expm1mx_quick}
+def _expm1mx_left_quick(o: Any, x: Any) -> Any:
+    return o.where(x > -0.5, _near_0_quick(x), o.exp(x) + (-1.0 - x))
+
+
+_QUICK = {
+    "expm1": _expm1_quick,
+    "expm1_left": _expm1_quick,
+    "expm1mx": _expm1mx_quick,
+    "expm1mx_left": _expm1mx_left_quick,
+}
 
 
 class Functions:

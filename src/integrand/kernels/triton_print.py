@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from integrand.derivation.program import Program, evaluate
+from integrand.kernels.branches import resolved
 from integrand.kernels.triton_core import Functions
 from integrand.kernels.triton_trace import Trace, Value
 
 # what the template calls something else
 _TAKEN = re.compile(
-    r"x|y|g|up|dx|dup|dout|slope|f|df|tl|triton|value|loaded|store|tile|forward|backward|finish|libdevice|"
+    r"x|y|g|up|dx|dup|dout|slope|f|df|tl|triton|value|loaded|widened|rounded|store|tile|forward|backward|finish|libdevice|"
     r"mask|offsets|groups|inner|chunks|tiles|steps?|splits?|start|row|float|range|v\d+|"
     r"[A-Z]\w*|d_\w*|sum_\w*|total_\w*|\w*_(ptr|32|64)"
 )
@@ -39,7 +40,7 @@ class Module:
     """The parts of the source; `tables` are the numbers `tables_ptr` must point at."""
 
     def __init__(self, program: Program, dtype: torch.dtype, formula: str = "") -> None:
-        self.program, self.dtype, self.formula = program, dtype, formula
+        self.program, self.dtype, self.formula = resolved(program), dtype, formula
         self.bits = compute_bits(program, dtype)
         self.functions = Functions(quick=dtype == torch.bfloat16)
         self.names = [
@@ -74,11 +75,19 @@ class Module:
             text += "from triton.language.extra import libdevice\n"
         return text + _MODE
 
-    def text(self) -> str:
-        """The whole module."""
+    def text(self, kernels: str = "", **more: str) -> str:
+        """The whole module, with these kernels or the pointwise ones."""
         args = "".join(f", {n}" for n in self.names)
         pointers = "".join(f"    {n}_ptr,\n" for n in self.names)
         fields: dict[str, Any] = {"args": args, "pointers": pointers, "bits": self.bits}
+        fields["count"] = len(self.names)
+        fields["scalars"] = self._lines(4, "{n} = tl.load({n}_ptr).to({real})")
+        fields["tile_sums"] = self._lines(
+            8,
+            "if NEEDED & {bit}:",
+            "    total = tl.sum(tl.sum(tl.where(mask, acc * d_{n}, 0.0), axis=1).to(tl.float64))",
+            "    tl.store(partials_ptr + part * {count} + {k}, total.to({real}))",
+        )
         fields["values"] = self._lines(4, "{n} = value({n}_ptr, g, groups, GROUPED, {real})")
         fields["slopes"] = "".join(f", d_{n}" for n in self.names)
         for field, depth, pattern in (
@@ -94,8 +103,8 @@ class Module:
                 "        tl.store(row_ptr, total_{n}.to({real}), mask=g < groups)",
             }.get(field)
             fields[field] = self._lines(depth, *filter(None, (pattern, body)))
-        parts = [self.header(), *self.functions.text.values(), *self.scalars]
-        return "\n\n".join([*parts, _KERNELS.format(**fields)])
+        parts = [self.header(), *self.functions.text.values(), *self.scalars, HELPERS]
+        return "\n\n".join([*parts, (kernels or KERNELS).format(**fields, **more)])
 
     def _lines(self, depth: int, *patterns: str) -> str:
         """The patterns once per parameter, indented."""
@@ -113,7 +122,7 @@ _MODE = """
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 """
 
-_KERNELS = '''@triton.jit
+HELPERS = '''@triton.jit
 def value(ptr, g, groups, GROUPED: tl.constexpr, real: tl.constexpr):
     """A parameter: one number, or one per group as a column."""
     if GROUPED:
@@ -123,18 +132,16 @@ def value(ptr, g, groups, GROUPED: tl.constexpr, real: tl.constexpr):
 
 
 @triton.jit
-def loaded(ptr, offsets, mask, real: tl.constexpr):
-    """Elements in the precision of the computation, 0 outside of the mask."""
-    x = tl.load(ptr + offsets, mask=mask, other=0.0)
+def widened(x, real: tl.constexpr):
+    """Stored elements in the precision of the computation."""
     if INTERPRETED and x.dtype == tl.bfloat16:
         x = (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     return x.to(real)
 
 
 @triton.jit
-def store(ptr, offsets, y, mask):
-    """Store y rounded once, to nearest even."""
-    dtype: tl.constexpr = ptr.dtype.element_ty
+def rounded(y, dtype: tl.constexpr):
+    """y in the storage type, rounded to nearest even, once."""
     if y.dtype == tl.float64 and (dtype == tl.bfloat16 or dtype == tl.float16):
         # to odd first: a second rounding is then as good as one
         u = y.to(tl.uint64, bitcast=True)
@@ -143,14 +150,39 @@ def store(ptr, offsets, y, mask):
         y = tl.where(y == y, odd, y).to(tl.float32)
     if INTERPRETED and dtype == tl.bfloat16:
         u = y.to(tl.uint32, bitcast=True)
-        near = u + 0x7FFF + ((u >> 16) & 1)
-        bits = tl.where(y == y, near, 0x7FC00000) >> 16
-        tl.store(ptr + offsets, bits.to(tl.uint16).to(tl.bfloat16, bitcast=True), mask=mask)
+        bits = tl.where(y == y, u + 0x7FFF + ((u >> 16) & 1), 0x7FC00000) >> 16
+        return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
-        tl.store(ptr + offsets, y.to(dtype), mask=mask)
+        return y.to(dtype)
 
 
 @triton.jit
+def loaded(ptr, offsets, mask, real: tl.constexpr):
+    """Elements in the precision of the computation, 0 outside of the mask."""
+    return widened(tl.load(ptr + offsets, mask=mask, other=0.0), real)
+
+
+@triton.jit
+def store(ptr, offsets, y, mask):
+    """Store y, rounded once."""
+    tl.store(ptr + offsets, rounded(y, ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def finish(partials_ptr, sums_ptr, splits, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The sums over all splits, in a fixed order, in float64."""
+    columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((COLUMNS,), tl.float64)
+    for start in range(0, splits, ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        mask = (rows < splits) & (columns[None, :] < count)
+        offsets = rows.to(tl.int64) * count + columns[None, :]
+        part = tl.load(partials_ptr + offsets, mask=mask, other=0.0).to(tl.float64)
+        total += tl.sum(part, axis=0)
+    tl.store(sums_ptr + columns, total, mask=columns < count)
+'''
+
+KERNELS = '''@triton.jit
 def tile(
     step,
     g,
@@ -239,17 +271,4 @@ def backward(
             slope{slopes} = df(x{args}, tables_ptr)
             store(dx_ptr, offsets, dout * slope, mask)
 {terms}{flush}{partials}
-
-@triton.jit
-def finish(partials_ptr, sums_ptr, splits, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The sums over all splits, in a fixed order, in float64."""
-    columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
-    total = tl.zeros((COLUMNS,), tl.float64)
-    for start in range(0, splits, ROWS):
-        rows = start + tl.arange(0, ROWS)[:, None]
-        mask = (rows < splits) & (columns[None, :] < count)
-        offsets = rows.to(tl.int64) * count + columns[None, :]
-        part = tl.load(partials_ptr + offsets, mask=mask, other=0.0).to(tl.float64)
-        total += tl.sum(part, axis=0)
-    tl.store(sums_ptr + columns, total, mask=columns < count)
 '''

@@ -168,6 +168,15 @@ class Trace:
         name = self._function("pow", self.bits)
         return self.emit(f"{name}({{}}, {{}})", self.tensor(a), self.tensor(b))
 
+    def octave(self, x: Any, k: int) -> tuple[Value, Value]:
+        # the last bits of the rounding sum hold n and the bias: shifted, they are the exponent
+        mantissa, bias = (23, 127 - k) if self.bits == 32 else (52, 1023 - k)
+        shift = 1.5 * 2.0**mantissa + bias
+        shifted = self.emit("{} * {} + {}", x, 1.4426950408889634, shift)
+        bits = f"({{}}.to(tl.uint{self.bits}, bitcast=True) << {mantissa})"
+        power = self.emit(f"{bits}.to(tl.float{self.bits}, bitcast=True)", shifted)
+        return self.emit("{} - {}", shifted, shift), power
+
     def table(self, table: Table, u: Any) -> Any:
         return self.emit(f"{self._function(table, self.bits)}({{}}, tables_ptr)", self.tensor(u))
 
