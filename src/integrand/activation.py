@@ -149,7 +149,7 @@ class Activation:
         return Pointwise(self.spec, self.program, self.formula, dtype, device, shape, impl)
 
     def source(self, target: str, dtype: torch.dtype = torch.float32) -> str:
-        """Readable source text of f and its backward: target "torch" or "c"."""
+        """Readable source text of f and its backward: target "torch", "c" or "triton"."""
         if target == "c":
             from integrand.kernels import c
 
@@ -158,7 +158,12 @@ class Activation:
             from integrand.kernels import torch_print
 
             return torch_print.source(self.program, self.name, self.formula)
-        raise BackendError(f"source is available for 'torch' and 'c', not for '{target}'")
+        if target == "triton":
+            from integrand.kernels import triton_print
+
+            formula = f"{self.name}: f(x) = {self.formula}"
+            return triton_print.source(self.program, dtype, formula)
+        raise BackendError(f"source is available for 'torch', 'c' and 'triton', not '{target}'")
 
 
 def derive(spec: Spec) -> Activation:

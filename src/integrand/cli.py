@@ -45,7 +45,7 @@ def derive(
 def show(
     what: str,
     /,
-    target: Literal["torch", "c"] = "torch",
+    target: Literal["torch", "c", "triton"] = "torch",
     dtype: Dtype = "fp32",
     param: tuple[str, ...] = (),
     function: bool = False,
@@ -57,8 +57,8 @@ def show(
 
     Args:
         what: a gradient, a catalogue name, or FILE.toml.
-        target: torch (a module without dependencies on integrand) or c.
-        dtype: of the C source.
+        target: torch or triton (modules without dependencies on integrand), or c.
+        dtype: of the C or Triton source.
         param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated.
         function: the text is f itself, not its gradient.
         anchor: fixes the constant: POINT,VALUE such as -oo,0 (default: f(0) = 0).

@@ -85,7 +85,9 @@ class _Kernel(torch.autograd.Function):
         if torch.is_grad_enabled() or transformed() or batched(dout):
             dx, dparams = reference.backward(ctx.program, x, dout, params, needed)
         else:
-            dx, dparams = slabs.backward(ctx.kernel, x, dout, params, any(needed))
+            # a kernel that broadcasts leaves out single sums
+            need: Any = list(needed) if getattr(ctx.kernel, "broadcasts", False) else any(needed)
+            dx, dparams = slabs.backward(ctx.kernel, x, dout, params, need)
             dparams = dparams or [None] * len(params)
         return None, None, dx, *dparams
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from integrand.derivation.program import Program
 from integrand.errors import BackendError
-from integrand.kernels import ops, slabs
+from integrand.kernels import ops, slabs, triton
 from integrand.kernels.autograd import by_kernel, by_reference, transformed
 
 IMPLEMENTATIONS = ("auto", "reference", "c", "triton")
@@ -60,7 +60,7 @@ def apply(
         case "c":
             return _run_c(program, x, params, constants)
         case "triton":
-            raise BackendError("impl='triton' is not available in this version: use 'auto'")
+            return _run_triton(program, x, params)
     raise BackendError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}, got '{impl}'")
 
 
@@ -101,6 +101,8 @@ def _auto(program: Program, x: Tensor, params: Sequence[Tensor], constants: Any)
             return by_reference(program, x, params)
         return _kernel_or_op(kernel, program, x, params, constants)
     if x.device.type in ("cuda", "xpu", "mps") and not torch._C._len_torch_dispatch_stack():
+        if triton.chosen(x.device.type):
+            return _run_triton(program, x, params)
         return _compiled()(program, x, *params)
     return by_reference(program, x, params)
 
@@ -140,6 +142,18 @@ def _worthwhile(x: Tensor, params: Sequence[Tensor]) -> bool:
         " reference"
     )
     return False
+
+
+def _run_triton(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
+    if torch.compiler.is_compiling():
+        return ops.apply(program, x, params, ops.TRITON)
+    if reason := triton.available(x.device):
+        raise BackendError(reason)
+    if transformed():
+        return by_reference(program, x, params)
+    if not unwatched() or type(x) not in _PLAIN:
+        return ops.apply(program, x, params, ops.TRITON)
+    return by_kernel(ops.kernel(ops.TRITON + program.digest, x.dtype), program, x, params)
 
 
 def kernel_for(program: Program, dtype: torch.dtype) -> Any:

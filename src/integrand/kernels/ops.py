@@ -1,9 +1,10 @@
-"""The C kernels as registered operators: for `torch.compile` and whatever else watches operators.
+"""The kernels as registered operators: for `torch.compile` and whatever else watches operators.
 
 `integrand::forward(x, params, key)` and `integrand::backward(x, dout, params, key, need_params)`;
 the key is the digest of a program registered in this process (compiled graphs outlive processes
-in their cache). Under a transform, in forward mode and where a gradient is differentiated again
-they compute by the reference, so a derivative is right or an error, never a silent zero.
+in their cache), for a Triton kernel with `triton:` before it. Under a transform, in forward mode
+and where a gradient is differentiated again they compute by the reference, so a derivative is right
+or an error, never a silent zero.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from integrand.derivation.program import Program
 from integrand.kernels import reference, slabs
 from integrand.kernels.autograd import batched, tracked
 
+TRITON = "triton:"
+_DEVICES = ("CPU", "CUDA", "XPU")
 _PROGRAMS: dict[str, Program] = {}
 
 
 def register(program: Program) -> None:
     """Make a program known to the operators; outside of tracing, when it is loaded."""
-    _PROGRAMS[program.digest] = program
+    _PROGRAMS[program.digest] = _PROGRAMS[TRITON + program.digest] = program
 
 
 @functools.cache
 def kernel(key: str, dtype: torch.dtype) -> Any:
-    """The loaded C kernel of a registered program."""
-    from integrand.kernels import c
+    """The loaded C or Triton kernel of a registered program."""
+    from integrand.kernels import c, triton
 
-    return c.load(_PROGRAMS[key], dtype)
+    return (triton if key.startswith(TRITON) else c).load(_PROGRAMS[key], dtype)
 
 
 torch.library.define(
@@ -47,12 +50,12 @@ torch.library.define(
 )
 
 
-@torch.library.impl("integrand::forward", "CPU")
+@torch.library.impl("integrand::forward", _DEVICES)
 def _(x: Tensor, params: list[Tensor], key: str) -> Tensor:
     return slabs.forward(kernel(key, x.dtype), _dense(x), params)
 
 
-@torch.library.impl("integrand::backward", "CPU")
+@torch.library.impl("integrand::backward", _DEVICES)
 def _(x: Tensor, dout: Tensor, params: list[Tensor], key: str, need_params: bool) -> list[Tensor]:
     dx, dparams = slabs.backward(kernel(key, x.dtype), _dense(x), dout, params, need_params)
     return [dx, *dparams]
@@ -148,6 +151,6 @@ def _aligned(p: Tensor, rank: int) -> Tensor:
     return p.reshape(p.shape[0], *[1] * (rank - len(own)), *own)
 
 
-def apply(program: Program, x: Tensor, params: Sequence[Tensor]) -> Tensor:
-    """f(x) through the registered operator."""
-    return torch.ops.integrand.forward(x, list(params), program.digest)
+def apply(program: Program, x: Tensor, params: Sequence[Tensor], backend: str = "") -> Tensor:
+    """f(x) through the registered operator; `backend` TRITON for the Triton kernel."""
+    return torch.ops.integrand.forward(x, list(params), backend + program.digest)

@@ -35,7 +35,7 @@ def leading(x: Tensor, params: Sequence[Tensor]) -> int:
 
 def forward(kernel: Any, x: Tensor, params: Sequence[Tensor]) -> Tensor:
     """f(x) by the kernel, slab for slab where parameters vary along leading dims."""
-    if all(p.numel() == 1 for p in params):
+    if _whole(kernel, params):
         return kernel.forward(x, list(params))
     dims = leading(x, params)
     x = x.contiguous()
@@ -53,7 +53,7 @@ def backward(
     kernel: Any, x: Tensor, dout: Tensor, params: Sequence[Tensor], need_params: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """(dx, parameter gradients) as the kernel's, slab for slab; sums over slabs are in order."""
-    if all(p.numel() == 1 for p in params):
+    if _whole(kernel, params):
         return kernel.backward(x, dout, list(params), need_params)
     dims = leading(x, params)
     x, dout = x.contiguous(), dout.contiguous()
@@ -74,6 +74,11 @@ def backward(
         for total, g in zip(sums, dparams, strict=False):
             total.add(i, g)
     return dx, [total.value() for total in sums]
+
+
+def _whole(kernel: Any, params: Sequence[Tensor]) -> bool:
+    """Whether one call does all of x: a kernel that `broadcasts` takes parameters of any shape."""
+    return getattr(kernel, "broadcasts", False) or all(p.numel() == 1 for p in params)
 
 
 def _channels(p: Tensor) -> Tensor:

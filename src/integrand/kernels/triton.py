@@ -8,13 +8,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import logging
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +26,9 @@ from integrand.derivation.program import Program
 from integrand.errors import BackendError
 from integrand.kernels.triton_print import Module, compute_bits, source
 
-__all__ = ["Kernel", "available", "load", "source"]
+__all__ = ["Kernel", "available", "chosen", "load", "source"]
 
+_log = logging.getLogger("integrand")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # partial sums of one parameter and group: 8 programs on each of an H100's 132 multiprocessors. A
 # constant, so that how the terms of a sum are grouped depends on the tensor's shape alone
@@ -71,6 +75,15 @@ def available(device: torch.device) -> str | None:
     if device.type not in ("cuda", "xpu") and not simulated:
         return f"impl='triton' runs on a GPU's tensors, got one on {device}; use impl='reference'"
     return None
+
+
+@functools.cache
+def chosen(kind: str) -> bool:
+    """Whether `auto` runs Triton on that type of device; says why not, once."""
+    reason = available(torch.device(kind))
+    if reason is not None:
+        _log.warning("no Triton kernel, using the compiled reference: %s", reason)
+    return reason is None
 
 
 def load(program: Program, dtype: torch.dtype, formula: str = "") -> Kernel:
@@ -142,6 +155,8 @@ class Kernel:
     equal from run to run. Nothing waits for the GPU. `blocks` sets the size of tiles.
     """
 
+    broadcasts = True
+
     def __init__(self, program: Program, dtype: torch.dtype, formula: str = "") -> None:
         self.program, self.dtype, self.formula = program, dtype, formula
         self.blocks = Blocks()
@@ -157,16 +172,16 @@ class Kernel:
     def module(self) -> ModuleType:
         return imported(self.printed.text())
 
-    def forward(self, x: Tensor, params: list[Tensor], out: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, params: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """f(x), in `out` if given (same dtype, shape and layout as x, other memory)."""
         return self._forward(x, x, params, out)
 
-    def forward_gated(self, gate: Tensor, up: Tensor, params: list[Tensor]) -> Tensor:
+    def forward_gated(self, gate: Tensor, up: Tensor, params: Sequence[Tensor]) -> Tensor:
         """f(gate) * up, rounded once."""
         return self._forward(gate, up, params, None)
 
     def backward(
-        self, x: Tensor, dout: Tensor, params: list[Tensor], need_params: Any = True
+        self, x: Tensor, dout: Tensor, params: Sequence[Tensor], need_params: Any = True
     ) -> tuple[Tensor, list[Tensor | None]]:
         """(dx, [one gradient per parameter]) for the gradient `dout` of the result.
 
@@ -177,12 +192,19 @@ class Kernel:
         return dx, dparams
 
     def backward_gated(
-        self, gate: Tensor, up: Tensor, dout: Tensor, params: list[Tensor], need_params: Any = True
+        self,
+        gate: Tensor,
+        up: Tensor,
+        dout: Tensor,
+        params: Sequence[Tensor],
+        need_params: Any = True,
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         """(dgate, dup, [one gradient per parameter]) of f(gate) * up."""
         return self._backward(gate, up, dout, params, need_params)
 
-    def _forward(self, x: Tensor, up: Tensor, params: list[Tensor], out: Tensor | None) -> Tensor:
+    def _forward(
+        self, x: Tensor, up: Tensor, params: Sequence[Tensor], out: Tensor | None
+    ) -> Tensor:
         gated = up is not x
         layout = self._check(x, up, params)
         x = _dense(x, layout)
@@ -190,7 +212,7 @@ class Kernel:
         out = torch.empty_like(x) if out is None else out
         if x.numel():
             t = layout.tile(self.blocks.elements)
-            with torch.cuda.device_of(x):
+            with launching(x):
                 self.module.forward[(t.tiles * t.steps,)](
                     *(x, up, out, *self._values(params, x, layout), self.constants(x.device)),
                     *(layout.groups, layout.inner, t.chunks, t.tiles),
@@ -199,7 +221,7 @@ class Kernel:
         return out
 
     def _backward(
-        self, x: Tensor, up: Tensor, dout: Tensor, params: list[Tensor], need: Any
+        self, x: Tensor, up: Tensor, dout: Tensor, params: Sequence[Tensor], need: Any
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         gated = up is not x
         layout = self._check(x, up, params)
@@ -213,7 +235,7 @@ class Kernel:
         splits = max(1, min(t.steps, SPLITS // t.tiles))
         shape = (splits, len(params), layout.groups)
         partials = x.new_empty(shape if any(needed) else (0,), dtype=self.real)
-        with torch.cuda.device_of(x):
+        with launching(x):
             if x.numel():
                 self.module.backward[(t.tiles * splits,)](
                     *(x, up, dout, dx, dup, partials),
@@ -248,7 +270,7 @@ class Kernel:
             "enable_fp_fusion": True,
         }
 
-    def _values(self, params: list[Tensor], x: Tensor, layout: _Layout) -> list[Tensor]:
+    def _values(self, params: Sequence[Tensor], x: Tensor, layout: _Layout) -> list[Tensor]:
         """The parameters in the precision of the computation, one number or one per group."""
         values = [p.detach().to(x.device, self.real) for p in params]
         if layout.groups == 1:
@@ -262,7 +284,7 @@ class Kernel:
             self._tables[device] = torch.tensor(numbers, dtype=self.real, device=device)
         return self._tables[device]
 
-    def _check(self, x: Tensor, other: Tensor, params: list[Tensor]) -> _Layout:
+    def _check(self, x: Tensor, other: Tensor, params: Sequence[Tensor]) -> _Layout:
         if reason := available(x.device):
             raise BackendError(reason)
         if x.dtype is not self.dtype:
@@ -278,7 +300,7 @@ class Kernel:
         return _layout(x, params, self.program.params)
 
 
-def _layout(x: Tensor, params: list[Tensor], names: tuple[str, ...]) -> _Layout:
+def _layout(x: Tensor, params: Sequence[Tensor], names: tuple[str, ...]) -> _Layout:
     """The dims of x along which parameters vary, and everything between, are its groups."""
     varying: set[int] = set()
     for name, p in zip(names, params, strict=True):
@@ -313,11 +335,10 @@ def _sum_to(total: Tensor, p: Tensor) -> Tensor:
 
 def _dense(x: Tensor, layout: _Layout) -> Tensor:
     """x itself if its elements fill one stretch of memory, in whatever order, else a copy."""
-    if x.is_contiguous():
-        return x
-    if layout.groups == 1 and torch.ops.aten.is_non_overlapping_and_dense(x):
-        return x
-    return x.contiguous()
+    if layout.groups > 1:
+        return x.contiguous()
+    # a clone has the strides of empty_like
+    return x if torch.ops.aten.is_non_overlapping_and_dense(x) else x.clone()
 
 
 def _like(t: Tensor, x: Tensor) -> Tensor:
@@ -325,6 +346,12 @@ def _like(t: Tensor, x: Tensor) -> Tensor:
     if t.stride() == x.stride() and t.dtype == x.dtype:
         return t
     return torch.empty_like(x).copy_(t)
+
+
+def launching(x: Tensor) -> Any:
+    """Where kernels for x are launched: Triton takes the current device."""
+    # in the interpreter overflow to infinity is as silent as on a GPU
+    return np.errstate(all="ignore") if interpreted() else torch.cuda.device_of(x)
 
 
 def _power_of_2(n: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from integrand.derivation.program import Program
 from integrand.errors import BackendError
-from integrand.kernels.triton import Kernel, available, imported, load
+from integrand.kernels.triton import Kernel, available, imported, launching, load
 from integrand.kernels.triton_print import Module
 
 _GEMM = '''@triton.jit
@@ -106,6 +106,8 @@ def gemm(
         first_quarter, second_quarter = halves(left)
         third_quarter, fourth_quarter = halves(right)
 {quarters}'''
+
+
 def source(program: Program, dtype: torch.dtype) -> str:
     """The Triton module of the product and its epilogues."""
     module = Module(program, dtype)
@@ -191,10 +193,12 @@ def _launch(
     if reason := available(a.device):
         raise BackendError(reason)
     for t in (a, b):
-        if t.ndim != 2 or not t.is_contiguous() or t.shape[1] % 8 or t.dtype not in (torch.bfloat16, torch.float16):
+        half = t.dtype in (torch.bfloat16, torch.float16)
+        # the copy engine wants rows that start at multiples of 16 bytes
+        if t.ndim != 2 or not t.is_contiguous() or t.shape[1] % 8 or not half:
             raise BackendError(
-                f"operands must be contiguous matrices of bfloat16 or float16, with rows of a "
-                f"multiple of 8 elements, got {t.dtype}, shape {tuple(t.shape)}, strides {t.stride()}"
+                "operands must be contiguous matrices of bfloat16 or float16 with rows of a "
+                f"multiple of 8 elements, got {t.dtype} of shape {tuple(t.shape)}"
             )
     if any(p.numel() != 1 for p in params):
         raise BackendError("an epilogue takes parameters of one element; use impl='triton'")
@@ -205,7 +209,7 @@ def _launch(
     count = -(-m // block_m) * -(-n // block_n)
     partials = a.new_empty((4 * count, len(params)) if needed else (0,), dtype=kernel.real)
     shape_b = [block_k, block_n] if backward else [block_n, block_k]
-    with torch.cuda.device_of(a):
+    with launching(a):
         module.gemm[(min(count, _multiprocessors(a.device)),)](
             TensorDescriptor.from_tensor(a, [block_m, block_k]),
             TensorDescriptor.from_tensor(b, shape_b),

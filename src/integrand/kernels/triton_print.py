@@ -99,8 +99,8 @@ class Module:
         ):
             body = {
                 "terms": "    sum_{n} += tl.where(mask, dout * d_{n}, 0.0)",
-                "partials": "    row_ptr = partials_ptr + (split.to(tl.int64) * {count} + {k}) * groups + g\n"
-                "        tl.store(row_ptr, total_{n}.to({real}), mask=g < groups)",
+                "partials": "    row = (split.to(tl.int64) * {count} + {k}) * groups + g\n"
+                "        tl.store(partials_ptr + row, total_{n}.to({real}), mask=g < groups)",
             }.get(field)
             fields[field] = self._lines(depth, *filter(None, (pattern, body)))
         parts = [self.header(), *self.functions.text.values(), *self.scalars, HELPERS]
@@ -253,8 +253,9 @@ def backward(
 ):
     """dx (and dup), and one sum per split, parameter and group; bit k of NEEDED asks for the k-th.
 
-    At most RUN terms are added in a row in float{bits}, the rest in float64: the relative error of a
-    sum is below RUN * 2^-24 of the sum of absolute terms, however long it is.
+    At most RUN terms are added in a row in float{bits}, the rest in float64: with the rounding of a
+    term and of the stored sum the error is below (RUN + 2) * 2^-24 of the sum of absolute terms,
+    however many they are.
     """
     pid = tl.program_id(0)
     g = pid % tiles * BLOCK_G + tl.arange(0, BLOCK_G)

@@ -9,7 +9,6 @@ from typing import Any
 from integrand.derivation.primitives import PRIMITIVES
 from integrand.derivation.table import Table
 
-
 PRODUCT = "{} * {}"
 MERGED = (PRODUCT, "{} < {}", "{} <= {}", "{} > {}", "{} >= {}", "{} & {}")
 
