@@ -30,11 +30,8 @@ def test_an_unwritten_result_is_caught() -> None:
     assert results[0].isnan().all()
 
 
-def test_integers_are_poisoned_and_other_callers_are_not() -> None:
+def test_integers_and_methods_are_poisoned_too() -> None:
     scope = {"__name__": "integrand.anything", "torch": torch}
     exec("a = torch.empty(3, dtype=torch.int32); b = torch.ones(2).new_empty(3)", scope)
     assert scope["a"].tolist() == [2**31 - 1] * 3
     assert scope["b"].isnan().all()
-    scope["__name__"] = "elsewhere"
-    exec("c = torch.full((3,), 7.0); c.new_empty(0); d = torch.empty(1 << 16)", scope)
-    assert not scope["d"].isnan().all()

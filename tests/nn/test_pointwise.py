@@ -1,4 +1,5 @@
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -206,3 +207,51 @@ def test_compiled_module_equals_the_reference(act):
         rtol=1e-6,
         atol=1e-7,
     )
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_half_precision_checkpoint_leaves_raw_parameters_fp32(act, assign):
+    state = {k: v.bfloat16() for k, v in act.module(shape=(3,)).state_dict().items()}
+    model = torch.nn.Sequential(act.module(shape=(3,)))
+    model.load_state_dict({f"0.{k}": v for k, v in state.items()}, assign=assign)
+    assert {t.dtype for t in model.state_dict().values()} == {torch.float32}
+    assert all(torch.equal(model.state_dict()[f"0.{k}"], v.float()) for k, v in state.items())
+    assert isinstance(model[0].alpha_p, torch.nn.Parameter)
+    half = act.module(dtype=torch.bfloat16, shape=(3,))
+    half.load_state_dict(state, assign=assign)
+    assert half.alpha_p.dtype == torch.bfloat16
+
+
+def test_results_without_autograd_follow_every_kind_of_change(act):
+    layer, x = act.module(), torch.randn(64)
+
+    def result():
+        with torch.inference_mode():
+            return layer(x).clone()
+
+    seen = [result()]
+    layer.alpha_p.data.add_(1.0)
+    seen.append(result())
+    layer.alpha_p.data = torch.tensor([0.3])
+    seen.append(result())
+    layer.alpha_p = torch.nn.Parameter(torch.tensor([-1.0]))
+    seen.append(result())
+    layer.beta.fill_(0.125)
+    seen.append(result())
+    layer.load_state_dict(act.module().state_dict())
+    seen.append(result())
+    assert torch.equal(seen[0], seen[-1])
+    for a, b in itertools.pairwise(seen):
+        assert not torch.equal(a, b)
+
+
+def test_inference_results_equal_those_with_autograd(act):
+    layer, x = act.module(), torch.randn(64)
+    with torch.no_grad():
+        first = layer(x)
+    assert torch.equal(first, layer(x))
+    with torch.inference_mode():
+        assert torch.equal(act(x), first)
+    # what inference mode made must not be saved for a backward pass
+    z = x.clone().requires_grad_()
+    torch.autograd.grad(act(z).sum(), z)
