@@ -176,7 +176,10 @@ def _narrow_suffices(spec: Spec, program: Program) -> bool:
                 bad = np.isnan(narrow) & ~np.isnan(wide)
             else:
                 band = _band(program, points, values, name)
-                allowed = 2.0**-14 * np.abs(wide) + 0.9 * 2.0**-22 * band + 2.0**-136
+                # terms may cancel next to a root alone
+                near = _condition(program, points, values, name, wide) >= 2.0**8
+                allowed = 2.0**-12.5 * np.abs(wide) + 2.0**-136
+                allowed = allowed + np.where(near, 0.9 * 2.0**-22 * band, 0.0)
                 # a term may overflow where the sum would not: only beyond half the largest number
                 overflow = np.isinf(narrow) & (np.maximum(np.abs(wide), band) > 1.7e38)
                 with np.errstate(invalid="ignore"):
@@ -184,6 +187,16 @@ def _narrow_suffices(spec: Spec, program: Program) -> bool:
             if bad.any():
                 return False
     return True
+
+
+def _condition(
+    program: Program, points: np.ndarray, values: Mapping[str, float], name: str, value: np.ndarray
+) -> np.ndarray:
+    """|x g'(x) / g(x)| of an output g: at least 2^8 where a root is closer than about |x| / 2^8."""
+    step = 2.0**-20
+    up, down = (_run(program, 64, points * (1 + s * step), values, name) for s in (1, -1))
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(np.abs((up - down) / (2 * step * value)), nan=1.0, posinf=1e300)
 
 
 def _band(program: Program, points: np.ndarray, values: Mapping[str, float], name: str) -> Any:
