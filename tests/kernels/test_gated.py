@@ -118,22 +118,39 @@ def test_a_hook_on_the_activation_sees_its_result_once() -> None:
 
 
 @pytest.mark.parametrize("case", ["channels", "meta", "compiled", "vmap", "mixed types"])
-def test_where_the_kernel_cannot_run_the_product_is_the_same(case: str) -> None:
+def test_where_no_kernel_does_it_the_product_is_the_same(case: str) -> None:
     gate, up, _ = inputs((4, 6), torch.float32)
-    values = parameters()
+    block = ig.nn.Gated(ACT, shape=(6,) if case == "channels" else (1,))
     expected = ACT(gate, impl="reference") * up
-    match case:
-        case "channels":
-            values = [p.expand(6).contiguous() for p in values]
-        case "meta":
-            shape = apply_gated(ACT.program, gate.to("meta"), up.to("meta"), values).shape
-            assert shape == gate.shape
-            return
-        case "mixed types":
-            up = up.double()
-    product = lambda g, u: apply_gated(ACT.program, g, u, values)  # noqa: E731
-    if case == "compiled":
-        product = torch.compile(product, fullgraph=True, backend="aot_eager")
-    if case == "vmap":
-        product = torch.vmap(product)
-    torch.testing.assert_close(product(gate, up), expected, check_dtype=False)
+    with torch.no_grad():
+        match case:
+            case "channels":
+                y = block(gate, up)
+            case "meta":
+                assert block.to("meta")(gate.to("meta"), up.to("meta")).shape == gate.shape
+                return
+            case "compiled":
+                y = torch.compile(block, fullgraph=True, backend="aot_eager")(gate, up)
+            case "vmap":
+                y = torch.vmap(block)(gate, up)
+            case _:
+                y = block(gate, up.double())
+    torch.testing.assert_close(y, expected, check_dtype=False)
+
+
+def test_a_product_in_two_steps_keeps_no_more() -> None:
+    gate, up, _ = (t.requires_grad_() for t in inputs((64, 64), torch.bfloat16))
+    block = ig.nn.Gated(ACT, shape=(64,))
+    assert saved_bytes(lambda x: block(x, up), gate) <= 4 + 12 * 64 / gate.numel()
+
+
+def test_a_block_runs_on_triton_in_one_pass() -> None:
+    pytest.importorskip("triton")
+    gate, up, dout = inputs((3, 40), torch.float32)
+    found = []
+    for impl in ("triton", "c"):
+        block = ig.nn.Gated(ACT, impl=impl)
+        leaves = [gate.clone().requires_grad_(), up.clone().requires_grad_(), *block.parameters()]
+        found.append(torch.autograd.grad(block(*leaves[:2]), leaves, dout))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from integrand.derivation.program import Program
 from integrand.errors import BackendError
-from integrand.kernels import dispatch, reference
+from integrand.kernels import dispatch, ops, reference, triton
 
 
 class _Gated(torch.autograd.Function):
-    """The product over the generated C kernel; saves gate, up and the parameter values alone."""
+    """The product over compiled code; saves gate, up and the parameter values alone."""
 
     @staticmethod
     def forward(
@@ -40,39 +39,35 @@ class _Gated(torch.autograd.Function):
 
 def apply_gated(
     program: Program, gate: Tensor, up: Tensor, params: Sequence[Tensor], impl: str = "auto"
-) -> Tensor:
-    """f(gate) * up, differentiable in gate, up and the parameter values.
+) -> Tensor | None:
+    """f(gate) * up, differentiable in gate, up and the parameter values; the product is rounded
+    once. None where no one kernel does it, and the caller multiplies.
 
-    One kernel, with the product rounded once, where C runs: eager CPU tensors of one shape and
-    dtype, parameters that are single numbers. Elsewhere the product of `dispatch.apply` and up.
+    One does in eager mode, for gate and up of one shape and dtype: in C on the CPU, where
+    parameters are single numbers, and in Triton.
     """
     kernel = _kernel(program, gate, up, params, impl)
     if kernel is None:
-        return dispatch.apply(program, gate, params, impl) * up
+        return None
     if torch.is_grad_enabled() and any(t.requires_grad for t in (gate, up, *params)):
         return _Gated.apply(kernel, program, gate, up, *params)
     return kernel.forward_gated(gate, up, list(params))
 
 
 def _kernel(program: Program, gate: Tensor, up: Tensor, params: Sequence[Tensor], impl: str) -> Any:
-    fits = (
-        impl in ("auto", "c")
-        and {type(gate), type(up)} <= {Tensor, torch.nn.Parameter}
-        and gate.device.type == up.device.type == "cpu"
-        and gate.dtype == up.dtype
-        and gate.shape == up.shape
-        and all(p.numel() == 1 for p in params)
-    )
-    watched = (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or forward_ad._current_level >= 0
-    )
-    if not fits or watched:
+    alike = (gate.dtype, gate.shape, gate.device) == (up.dtype, up.shape, up.device)
+    plain = {type(gate), type(up)} <= {Tensor, torch.nn.Parameter}
+    if not (alike and plain and dispatch.unwatched()):
         return None
     try:
-        return dispatch.kernel_for(program, gate.dtype)
+        if gate.is_cpu and impl in ("auto", "c"):
+            single = all(p.numel() == 1 for p in params)
+            return dispatch.kernel_for(program, gate.dtype) if single else None
+        on_gpu = impl == "auto" and gate.device.type in ("cuda", "xpu")
+        if impl == "triton" or (on_gpu and triton.chosen(gate.device.type)):
+            runs = triton.available(gate.device) is None
+            return ops.kernel(ops.TRITON + program.digest, gate.dtype) if runs else None
     except BackendError:
-        # a named "c" raises where `apply` runs it, `auto` steps down there
+        # a named implementation raises where it is applied, `auto` steps down there
         return None
+    return None

@@ -26,12 +26,9 @@ class MakesModule(Protocol):
 
 
 def product(act_fn: nn.Module, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """act_fn(gate) * up past the hooks of `act_fn`, in one kernel where that can be."""
-    if not isinstance(act_fn, Pointwise):
-        return act_fn.forward(gate) * up
-    values = act_fn.values()
-    ordered = [values[name] for name in act_fn.program.params]
-    return apply_gated(act_fn.program, gate, up, ordered, act_fn.impl)
+    """act_fn(gate) * up past the hooks of `act_fn`, in one kernel where there is one."""
+    y = _one_pass(act_fn, gate, up)
+    return act_fn.forward(gate) * up if y is None else y
 
 
 def gated_product(
@@ -41,8 +38,8 @@ def gated_product(
 
     A hook on `act_fn` sees its result; without one, no such tensor need exist.
     """
-    if isinstance(act_fn, Pointwise) and not _watched(act_fn):
-        return product(act_fn, gate, up)
+    if not _watched(act_fn) and (y := _one_pass(act_fn, gate, up)) is not None:
+        return y
     activated = act_fn(gate)
     if not (recompute and worthwhile(activated)):
         return activated * up
@@ -52,10 +49,17 @@ def gated_product(
         return activated * up
 
 
+def _one_pass(act_fn: nn.Module, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor | None:
+    if not isinstance(act_fn, Pointwise):
+        return None
+    values = act_fn.values()
+    ordered = [values[name] for name in act_fn.program.params]
+    return apply_gated(act_fn.program, gate, up, ordered, act_fn.impl)
+
+
 def _watched(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    hooks += (module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or torch.nn.modules.module._has_any_global_hook()
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    return any((*hooks, module._backward_pre_hooks, nn.modules.module._has_any_global_hook()))
 
 
 class Gated(nn.Module):
