@@ -10,6 +10,8 @@ import torch
 
 # a cache of this run's own: nothing that an earlier version derived or compiled may pass a test
 os.environ.setdefault("INTEGRAND_CACHE", tempfile.mkdtemp(prefix="integrand-tests-"))
+# Triton's kernels run on CPU tensors here; it reads this when it is imported
+os.environ.setdefault("TRITON_INTERPRET", "1")
 logging.getLogger("torch").setLevel(logging.ERROR)
 
 

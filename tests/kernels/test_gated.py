@@ -106,6 +106,14 @@ def test_a_gradient_of_the_gradient() -> None:
     )
 
 
+def test_gradients_come_in_batches() -> None:
+    gate, up, _ = (t.requires_grad_() for t in inputs((5,), torch.float32))
+    y = apply_gated(ACT.program, gate, up, parameters())
+    (rows,) = torch.autograd.grad(y, gate, torch.eye(5), is_grads_batched=True, retain_graph=True)
+    (diagonal,) = torch.autograd.grad(y.sum(), gate)
+    torch.testing.assert_close(rows, torch.diag(diagonal))
+
+
 def test_a_hook_on_the_activation_sees_its_result_once() -> None:
     block = ig.nn.GatedMLP(ACT, 8, 16)
     seen: list[Tensor] = []

@@ -11,6 +11,7 @@ from torch import Tensor
 from integrand.derivation.program import Program
 from integrand.errors import BackendError
 from integrand.kernels import dispatch, ops, reference, triton
+from integrand.kernels.autograd import batched, transformed
 
 
 class _Gated(torch.autograd.Function):
@@ -29,7 +30,8 @@ class _Gated(torch.autograd.Function):
         gate, up, *params = ctx.saved_tensors
         (dout,) = grads
         needed = ctx.needs_input_grad[4:]
-        if torch.is_grad_enabled():  # create_graph: the kernel cannot be differentiated again
+        # create_graph, or gradients batched by vmap
+        if torch.is_grad_enabled() or transformed() or batched(dout):
             dup = dout * reference.forward(ctx.program, gate, params)
             dgate, dparams = reference.backward(ctx.program, gate, dout * up, params, needed)
             return None, None, dgate, dup, *dparams
