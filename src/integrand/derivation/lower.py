@@ -63,7 +63,7 @@ class Lowering:
         if expr.is_Symbol:
             return self.op("param", expr.name)
         if expr.is_Add:
-            return self._add(expr, x)
+            return self._add(expr, x) if (p := _polynomial(expr)) is None else self._horner(p, x)
         if expr.is_Mul or expr.is_Pow:
             return self._product(expr, x)
         if isinstance(expr, sp.Piecewise):
@@ -94,6 +94,18 @@ class Lowering:
             total = self._chain("add", positive)
         for i in negative:
             total = self.op("sub", total, i)
+        return total
+
+    def _horner(self, coefficients: list[Any], x: int) -> int:
+        """c0 + x (c1 + x (c2 + ...)): no power of x overflows alone, one product less per term."""
+        *rest, last = coefficients
+        total = self.expr(last * X, x)
+        for i, c in reversed(list(enumerate(rest))):
+            total = self.op("mul", total, x) if i < len(rest) - 1 else total
+            if c.could_extract_minus_sign() and not c.is_Add:
+                total = self.op("sub", total, self.expr(-c, x))
+            elif c != 0:
+                total = self.op("add", self.expr(c, x), total)
         return total
 
     def _chain(self, name: str, items: Iterable[int]) -> int:
@@ -255,6 +267,14 @@ class Lowering:
 def oriented(condition: Any) -> Any:
     """A relation with x on the left: SymPy turns it round as it likes."""
     return condition.reversed if condition.is_Relational and condition.rhs == X else condition
+
+
+def _polynomial(expr: Any) -> list[Any] | None:
+    """Coefficients of a sum that is a polynomial in x of degree 2 to 8, lowest first."""
+    if not expr.is_polynomial(X) or expr.has(sp.Piecewise):
+        return None
+    coefficients = sp.Poly(expr, X).all_coeffs()[::-1]
+    return coefficients if 3 <= len(coefficients) <= 9 else None
 
 
 def _nodes(n: int) -> list[tuple[float, float]]:
