@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from integrand.derivation.derive import Derivation, derive_program
+from integrand.derivation.invert import Inverse, invert
 from integrand.derivation.program import Program
 from integrand.errors import BackendError, SpecError
-from integrand.kernels import apply, constants, register, unwatched
+from integrand.kernels import SAVES, OutputOnly, apply, constants, register, unwatched
 from integrand.nn.pointwise import Pointwise
 from integrand.spec import Spec, row
 
@@ -97,12 +98,40 @@ class Activation:
 
         return properties(self.spec, self.program)
 
-    def __call__(self, x: Tensor, impl: str = "auto", **params: Tensor | float) -> Tensor:
+    @cached_property
+    def inverse(self) -> Inverse:
+        """df and the partials as functions of y = f(x), or the reason why there are none."""
+        return invert(self.spec, self.derivation)
+
+    def output_only(self, save: str = "output") -> OutputOnly:
+        """The backward that keeps y = f(x) instead of x.
+
+        Args:
+            save: "output" refuses a dtype in which df from the rounded output fails its check at
+                the initial parameter values; "output-approximate" accepts its error.
+
+        Raises:
+            BackendError: df is no function of y in closed form.
+        """
+        if save not in SAVES[1:]:
+            raise BackendError(f"save must be one of {', '.join(SAVES)}, got '{save}'")
+        inverse = self.inverse
+        if inverse.program is None:
+            raise BackendError(
+                f"'{self.name}' must keep x for its backward: {inverse.reason}; use save='input'"
+            )
+        values = [float(self.spec.params[n].init) for n in self.program.params]
+        return OutputOnly(self.program, inverse.program, self.name, values, save)
+
+    def __call__(
+        self, x: Tensor, impl: str = "auto", save: str = "input", **params: Tensor | float
+    ) -> Tensor:
         """f(x) for parameter values; differentiable in x and in values given as tensors.
 
         Args:
             x: float tensor of any shape.
             impl: "auto", "reference", "c" or "triton".
+            save: what backward keeps: "input", "output" or "output-approximate" (`output_only`).
             params: values by name, numbers or tensors of shape (), (1,), (C,) or any other that
                 broadcasts against x without enlarging it.
 
@@ -115,7 +144,7 @@ class Activation:
                 f"'{self.name}' has no parameter '{min(unknown)}';"
                 f" it has: {', '.join(self.spec.params) or 'none'}"
             )
-        if not params and x.is_cpu and unwatched():
+        if not params and save == "input" and x.is_cpu and unwatched():
             values, numbers = self._initial[x.dtype is torch.float64]
             return apply(self.program, x, values, impl, numbers)
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -125,7 +154,18 @@ class Activation:
             if not isinstance(v, Tensor):
                 v = torch.full((1,), v, dtype=wide, device=x.device)
             values.append(v.reshape(1) if v.ndim == 0 else v)
+        if save != "input":
+            if fixed := sorted(n for n in params if not self.spec.params[n].trainable):
+                raise BackendError(
+                    f"save='{save}' keeps constants at their declared values, got one for"
+                    f" '{fixed[0]}': declare it in a spec of its own"
+                )
+            return self._output_only(save).apply(x, values, impl)
         return apply(self.program, x, values, impl)
+
+    @cached_property
+    def _output_only(self) -> Any:
+        return functools.cache(self.output_only)
 
     @cached_property
     def _initial(self) -> tuple[tuple[list[Tensor], Any], ...]:
@@ -144,9 +184,16 @@ class Activation:
         device: torch.device | str | None = None,
         shape: tuple[int, ...] = (1,),
         impl: str = "auto",
+        save: str = "input",
     ) -> Pointwise:
-        """A new `nn.Module` with trainable parameters at their initial values."""
-        return Pointwise(self.spec, self.program, self.formula, dtype, device, shape, impl)
+        """A new `nn.Module` with trainable parameters at their initial values.
+
+        `save` is what backward keeps: "input", "output" or "output-approximate" (`output_only`).
+        """
+        output_only = None if save == "input" else self.output_only(save)
+        return Pointwise(
+            self.spec, self.program, self.formula, dtype, device, shape, impl, output_only
+        )
 
     def source(self, target: str, dtype: torch.dtype = torch.float32) -> str:
         """Readable source text of f and its backward: target "torch", "c" or "triton"."""

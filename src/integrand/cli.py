@@ -81,6 +81,7 @@ def certify(
     compiled: bool = False,
     exhaustive: bool = False,
     points: int = 192,
+    output_only: bool = False,
     all: bool = False,
     param: tuple[str, ...] = (),
     function: bool = False,
@@ -99,6 +100,7 @@ def certify(
         compiled: measure it under torch.compile.
         exhaustive: all 2**32 fp32 inputs (the default dtype is then fp32); a minute or two.
         points: of a box of parameter values: its corners, then points spread inside.
+        output_only: a backward that keeps f(x) alone instead of x: exact, approximate or refused.
         all: the whole catalogue.
         param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated. Or a
             range of values to try: NAME=LOW..HIGH.
@@ -125,6 +127,10 @@ def certify(
         subjects: Iterable[Any] = (activation(name) for name in names())
     else:
         subjects = [_activation(text, param, function, anchor, name) for text in what]
+    if output_only:
+        if given or compiled or exhaustive or impl != "auto":
+            raise SpecError("--output-only is checked at the declared values: give --dtype alone")
+        return _certify_output_only(subjects, _dtypes(dtype or ("bf16", "fp16")), json)
     rows = []
     for place, act in enumerate(subjects):
         for kind in _dtypes(dtype or (("fp32",) if exhaustive else ("bf16", "fp16"))):
@@ -151,6 +157,16 @@ def certify(
         print(f"{len(rows) - failed} of {len(rows)} certificates hold")
     _keep(json, {"kind": "certify", "rows": rows})
     return 1 if failed else 0
+
+
+def _certify_output_only(subjects: Iterable[Any], kinds: Sequence[Any], json: Path | None) -> int:
+    from integrand.certificate import certify_output_only as measure
+
+    rows = [measure(act, kind) for act in subjects for kind in kinds]
+    for row in rows:
+        print(f"{row['name']} {row['dtype']}: {row['offered']}; {row['reason']}")
+    _keep(json, {"kind": "output_only", "rows": rows})
+    return 0 if all(row["offered"] == "exact" for row in rows) else 1
 
 
 def bench(

@@ -2,6 +2,7 @@
 
 from integrand.certificate.certificate import Certificate, Failure, Region
 from integrand.certificate.certification import certify
+from integrand.certificate.output_only import certify_output_only
 from integrand.certificate.peers import transformers_xielu, xielu_values
 from integrand.certificate.verification import Verification, verify
 
@@ -11,6 +12,7 @@ __all__ = [
     "Region",
     "Verification",
     "certify",
+    "certify_output_only",
     "transformers_xielu",
     "verify",
     "xielu_values",

@@ -72,7 +72,7 @@ def derive_program(spec: Spec) -> Derivation:
         SpecError: the declaration breaks a rule that only its analysis can see.
         DerivationError: no antiderivative, or one that quadrature does not confirm.
     """
-    key = f"derivation-{_code()[:12]}-{spec.sha256}.json"
+    key = f"derivation-{code_digest()[:12]}-{spec.sha256}.json"
     stored = cache.read(key)
     if stored is not None:
         return _from_json(json.loads(stored))
@@ -82,7 +82,7 @@ def derive_program(spec: Spec) -> Derivation:
 
 
 @functools.cache
-def _code() -> str:
+def code_digest() -> str:
     """Digest of the code that derives: what an earlier version derived is not taken over."""
     digest = hashlib.sha256()
     for room in ("derivation", "spec"):

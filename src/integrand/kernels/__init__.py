@@ -3,5 +3,15 @@
 from integrand.kernels.dispatch import IMPLEMENTATIONS, apply, constants, unwatched
 from integrand.kernels.gated import apply_gated
 from integrand.kernels.ops import register
+from integrand.kernels.output_only import SAVES, OutputOnly
 
-__all__ = ["IMPLEMENTATIONS", "apply", "apply_gated", "constants", "register", "unwatched"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "SAVES",
+    "OutputOnly",
+    "apply",
+    "apply_gated",
+    "constants",
+    "register",
+    "unwatched",
+]

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from integrand.derivation.program import Program
 from integrand.errors import BackendError
-from integrand.kernels import IMPLEMENTATIONS, apply, constants, register, unwatched
+from integrand.kernels import (
+    IMPLEMENTATIONS,
+    OutputOnly,
+    apply,
+    constants,
+    register,
+    unwatched,
+)
 from integrand.nn.constraints import constrained, raw_values
 from integrand.spec import Spec, saved_buffers
 
@@ -44,6 +51,7 @@ class Pointwise(nn.Module):
             broadcasts against x without enlarging it, such as `(E, 1, 1)` for one value per expert
             and x of (E, T, C).
         impl: "auto", "reference", "c" or "triton".
+        output_only: the backward that keeps f(x) instead of x, if it is to be used.
     """
 
     is_integrand_activation = True
@@ -57,6 +65,7 @@ class Pointwise(nn.Module):
         device: torch.device | str | None = None,
         shape: tuple[int, ...] = (1,),
         impl: str = "auto",
+        output_only: OutputOnly | None = None,
     ):
         super().__init__()
         if impl not in IMPLEMENTATIONS:
@@ -66,6 +75,7 @@ class Pointwise(nn.Module):
                 f"shape must be (1,), (C,) or one per expert like (E, 1, 1), got {tuple(shape)}"
             )
         self.spec, self.program, self.formula, self.impl = spec, program, formula, impl
+        self.output_only = output_only
         register(program)
         self._keep_fp32 = dtype is None
         self._inference: _Inference | None = None
@@ -90,7 +100,10 @@ class Pointwise(nn.Module):
             cached = self._cached()
             if cached is not None:
                 return apply(self.program, x, cached.ordered, self.impl, cached.constants)
-        return apply(self.program, x, self._ordered(self._constrained()), self.impl)
+        values = self._ordered(self._constrained())
+        if self.output_only is not None:
+            return self.output_only.apply(x, values, self.impl)
+        return apply(self.program, x, values, self.impl)
 
     def _ordered(self, values: dict[str, Tensor]) -> list[Tensor]:
         return [values[name] for name in self.program.params]

@@ -13,6 +13,7 @@ from integrand.train.files import read_json
 _TABLES = {
     "certify": lambda data: _certificates(data["rows"]),
     "bench": lambda data: tables.speeds(data["rows"]),
+    "output_only": lambda data: tables.output_only(data["rows"]),
     "study": lambda data: tables.study(data["variants"]),
 }
 
@@ -35,7 +36,7 @@ def picture(act: Any) -> str:
 
 
 def markdown(path: Path | str) -> str:
-    """The Markdown table of a results file (`{"kind": "certify" | "bench" | "study", ...}`).
+    """The Markdown table of a results file (`{"kind": ..., ...}` of one of the kinds above).
 
     Raises:
         DataError: the file is no such result.

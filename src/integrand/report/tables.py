@@ -263,3 +263,35 @@ def study(rows: Sequence[Row]) -> Table:
             for r in rows
         ],
     )
+
+
+def output_only(rows: Sequence[Row]) -> Table:
+    """One line per activation and dtype with df from y; those without, once, with the reason."""
+    head = ["activation", "dtype", "f′ from y", "worst ulp", "off, N(0,1)", "largest error, N(0,1)",
+            "within 1 ulp where |x| in", "parameter terms", "offered"]  # fmt: skip
+    lines = []
+    for row in rows:
+        if row["offered"] == "refused":
+            continue
+        good = row["offered"] == "exact"
+        lines.append(
+            [
+                Cell(row["name"]),
+                Cell(SHORT.get(row["dtype"], row["dtype"])),
+                Cell(f"`{row['gradient']}`"),
+                Cell(number(row["max_ulp"]), "n"),
+                Cell(share(row["share_off"]), "n"),
+                Cell(number(row["max_error"], 2), "n"),
+                Cell(_range(row)),
+                Cell(number(row["max_param_error"], 2), "n"),
+                Cell(row["offered"], "good" if good else "bad"),
+            ]
+        )
+    return Table(head, lines)
+
+
+def _range(row: Row) -> str:
+    if row["offered"] == "exact":
+        return "all"
+    wide = row["low"] < 0.01 and float(row["high"]) > 100
+    return f"{number(row['low'], 2)} … {number(row['high'])}" if wide else "–"
