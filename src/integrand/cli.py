@@ -164,7 +164,8 @@ def _certify_output_only(subjects: Iterable[Any], kinds: Sequence[Any], json: Pa
 
     rows = [measure(act, kind) for act in subjects for kind in kinds]
     for row in rows:
-        print(f"{row['name']} {row['dtype']}: {row['offered']}; {row['reason']}")
+        from_y = f", f' = {row['gradient']} of y = f(x)" if "gradient" in row else ""
+        print(f"{row['name']} {row['dtype']}: {row['offered']}{from_y}; {row['reason']}")
     _keep(json, {"kind": "output_only", "rows": rows})
     return 0 if all(row["offered"] == "exact" for row in rows) else 1
 

@@ -151,3 +151,15 @@ def test_compiled_without_a_graph_break():
     (dx,) = torch.autograd.grad(y.sum(), x)
     y = y.detach().float()
     torch.testing.assert_close(dx, (1 - y * y).bfloat16(), rtol=2**-7, atol=0)
+
+
+def test_under_compile_a_dtype_is_checked_too():
+    x = torch.randn(8, dtype=torch.bfloat16, requires_grad=True)
+    layer = ig.activation("tanh").module(save="output")
+    with pytest.raises(BackendError, match="output-approximate"):
+        torch.compile(layer, backend="aot_eager")(x)
+    relu = ig.activation("relu").module(save="output")
+    (dx,) = torch.autograd.grad(
+        torch.compile(relu, fullgraph=True, backend="aot_eager")(x).sum(), x
+    )
+    assert torch.equal(dx, (x > 0).bfloat16())

@@ -59,7 +59,6 @@ class OutputOnly:
         return _FromOutput.apply(self.program, self.inverse, impl, x, *params)
 
 
-@torch.compiler.assume_constant_result
 def _refusal(backward: OutputOnly, dtype: torch.dtype) -> str:
     """Why y is not enough in this dtype, empty where it is."""
     found = verdict(backward.program, backward.inverse, dtype, backward.values)
@@ -69,6 +68,10 @@ def _refusal(backward: OutputOnly, dtype: torch.dtype) -> str:
         f"'{backward.name}' cannot keep its {found.dtype} output alone with exact gradients:"
         f" {found}; save='output-approximate' accepts that, save='input' is exact"
     )
+
+
+# what torch.compiler.assume_constant_result does, which would import all of dynamo here
+_refusal._dynamo_marked_constant = True  # pyrefly: ignore[missing-attribute]
 
 
 class _FromOutput(torch.autograd.Function):

@@ -268,7 +268,7 @@ def study(rows: Sequence[Row]) -> Table:
 def output_only(rows: Sequence[Row]) -> Table:
     """One line per activation and dtype with df from y; those without, once, with the reason."""
     head = ["activation", "dtype", "f′ from y", "worst ulp", "off, N(0,1)", "largest error, N(0,1)",
-            "within 1 ulp where |x| in", "parameter terms", "offered"]  # fmt: skip
+            "within 1 ulp where abs(x) in", "parameter terms", "offered"]  # fmt: skip
     lines = []
     for row in rows:
         if row["offered"] == "refused":
