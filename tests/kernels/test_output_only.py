@@ -156,7 +156,8 @@ def test_compiled_without_a_graph_break():
 def test_under_compile_a_dtype_is_checked_too():
     x = torch.randn(8, dtype=torch.bfloat16, requires_grad=True)
     layer = ig.activation("tanh").module(save="output")
-    with pytest.raises(BackendError, match="output-approximate"):
+    # dynamo quotes the error in one of its own
+    with pytest.raises(Exception, match="output-approximate"):
         torch.compile(layer, backend="aot_eager")(x)
     relu = ig.activation("relu").module(save="output")
     (dx,) = torch.autograd.grad(
