@@ -144,7 +144,15 @@ def test_layers_survive_copies_and_give_plain_outputs_without_autograd():
         assert torch.equal(layer(x), torch.where(x > 0, x, 0.01 * x))
 
 
-def test_compiled_without_a_graph_break():
+@pytest.fixture
+def fresh_compiler():
+    # layers share one code object, whose recompilations are limited
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def test_compiled_without_a_graph_break(fresh_compiler):
     layer = ig.activation("tanh").module(save="output-approximate")
     x = torch.randn(64, dtype=torch.bfloat16, requires_grad=True)
     y = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
@@ -153,7 +161,7 @@ def test_compiled_without_a_graph_break():
     torch.testing.assert_close(dx, (1 - y * y).bfloat16(), rtol=2**-7, atol=0)
 
 
-def test_under_compile_a_dtype_is_checked_too():
+def test_under_compile_a_dtype_is_checked_too(fresh_compiler):
     x = torch.randn(8, dtype=torch.bfloat16, requires_grad=True)
     layer = ig.activation("tanh").module(save="output")
     # dynamo quotes the error in one of its own
