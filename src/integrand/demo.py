@@ -30,7 +30,7 @@ from integrand.report.machine import environment
 from integrand.report.page import write_report
 from integrand.report.sweep import sweep
 from integrand.spec import Param, Spec
-from integrand.timing import bench
+from integrand.timing import USER, bench
 from integrand.train import DataConfig, Recipe, matched, prepare
 from integrand.train import demo as recipe
 from integrand.train.files import read_json, write_json
@@ -205,11 +205,10 @@ def _bench(act: Activation, quick: bool, tell: Callable[[str], None]) -> dict[st
     dtypes = (torch.float32,) if quick else (torch.float32, torch.bfloat16)
     rounds = 3 if quick else 7
     fast = ("silu",) if quick else ("silu", "compiled", "transformers_compiled")
-    rows = bench(act, dtypes, shape, against=fast, rounds=rounds, warmup=1, progress=tell)
+    asked = {"cases": USER, "warmup": 1, "progress": tell}
+    rows = bench(act, dtypes, [shape], against=fast, rounds=rounds, **asked)
     # the eager module takes ten to thirty times as long: fewer rounds of it
-    slow = bench(
-        act, dtypes, shape, against=("silu", "transformers"), rounds=2, warmup=1, progress=tell
-    )
+    slow = bench(act, dtypes, [shape], against=("silu", "transformers"), rounds=2, **asked)
     rows += [r for r in slow if r["impl"] == "transformers"]
     rows.sort(key=lambda r: (r["dtype"] != "float32", r["direction"]))
     return {"kind": "bench", "rows": rows, "rounds": rounds}

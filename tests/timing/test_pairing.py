@@ -19,8 +19,8 @@ def test_the_order_alternates_and_every_candidate_runs_in_every_round(
 
         return call
 
-    seconds = paired({"a": taking("a", 1.0), "b": taking("b", 3.0)}, rounds=4, warmup=2)
-    assert seconds == {"a": [1.0] * 4, "b": [3.0] * 4}
+    seconds = paired({"a": taking("a", 0.125), "b": taking("b", 0.25)}, rounds=4, warmup=2)
+    assert seconds == {"a": [0.125] * 4, "b": [0.25] * 4}
     # two warm-up calls and one to calibrate each, then rounds in alternating order
     assert "".join(order) == "aaabbb" + "ab" + "ba" + "ab" + "ba"
 
@@ -50,3 +50,22 @@ def test_an_interrupt_leaves_the_measurement(monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(KeyboardInterrupt):
         paired({"a": call})
+
+
+def test_a_slow_candidate_takes_part_in_the_first_rounds_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("integrand.timing.pairing.time.perf_counter", lambda: clock[0])
+
+    def taking(seconds: float) -> object:
+        def call() -> None:
+            clock[0] += seconds
+
+        return call
+
+    seconds = paired({"fast": taking(0.125), "slow": taking(1.0)}, rounds=5, warmup=3)
+    assert len(seconds["fast"]) == 5 and seconds["slow"] == [1.0] * 3
+    # one call to see that it is slow, then three rounds
+    assert clock[0] == 0.125 * (3 + 1 + 5) + 1.0 * 4
+    assert ratio(seconds["slow"], seconds["fast"])[0] == 8
