@@ -107,7 +107,7 @@ def test_preallocated_yardsticks_compute_what_their_calls_do(name: str) -> None:
 
 
 def test_an_unknown_baseline_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(SpecError, match="silu.*got 'unknown'"):
+    with pytest.raises(SpecError, match=r"silu.*got 'unknown'"):
         bench(ig.activation("silu"), against=["unknown"], **QUICK)
 
 

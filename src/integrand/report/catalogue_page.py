@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
+from integrand.report.tables import SHORT
 from integrand.spec import Param, Row, Spec, gates, names, row
+from integrand.train.files import read_json
+
+SPEEDS = Path("results/bench/catalogue/summary.json")
+# beyond this a row says why
+_SLOW = 1.5
 
 _FAMILIES = {
     "xielu": "Designed by their gradient",
@@ -33,15 +42,28 @@ The tests compare every entry with its published formula, written out a second t
 multi-precision. `sigmoid`, `softplus`, `ndtr` (the standard normal cdf), `softsign` and the other
 functions are those of the grammar. This page is generated: `integrand list --markdown`.
 """
+_SPEED = """Speed is the forward pass as a user calls it, allocation included, relative to
+`F.silu` on the same tensor of 4096 × 8192, on {processor} with {threads} threads;
+`integrand bench --all --json results/bench/catalogue/summary.json` measures it. Below 1 is faster.
+"""
 
 
-def catalogue_markdown() -> str:
-    """The page `docs/catalogue.md`: name, formula, parameters, source, status and note per row."""
+def catalogue_markdown(speeds: Path = SPEEDS) -> str:
+    """The page `docs/catalogue.md`: name, formula, parameters, source, status and note per row,
+    and its speed, where `speeds` holds a sweep of the catalogue."""
+    data: dict[str, Any] = read_json(speeds) if speeds.exists() else {"rows": []}
+    timed: dict[str, list[Mapping[str, Any]]] = {}
+    for r in data["rows"]:
+        if r["name"] == r["activation"]:
+            timed.setdefault(r["activation"], []).append(r)
     rows = sorted((row(name) for name in names()), key=_order)
-    parts = [_INTRO, f"{len(rows)} activations, {len(gates())} gated forms.\n"]
+    parts = [_INTRO]
+    if timed:
+        parts.append(_SPEED.format(**data["environment"]))
+    parts.append(f"{len(rows)} activations, {len(gates())} gated forms.\n")
     for family, members in groupby(rows, key=lambda r: r.family):
         parts.append(f"## {_FAMILIES.get(family, family)}\n")
-        parts += [_entry(r) for r in members]
+        parts += [_entry(r, timed.get(r.spec.name, ())) for r in members]
     return "\n".join([*parts, _gates()])
 
 
@@ -51,7 +73,7 @@ def _order(entry: Row) -> tuple[int, str, str]:
     return place, entry.family, entry.spec.name
 
 
-def _entry(entry: Row) -> str:
+def _entry(entry: Row, timed: Sequence[Mapping[str, Any]]) -> str:
     spec = entry.spec
     lines = [f"### `{spec.name}` {entry.title}\n", "```text", _formula(spec), "```\n"]
     lines += [f"- {_parameter(name, p)}" for name, p in spec.params.items()]
@@ -60,7 +82,16 @@ def _entry(entry: Row) -> str:
     lines.append(f"- {_source(spec.source)}; {entry.status}")
     if entry.note:
         lines.append(f"- {entry.note}")
+    if timed:
+        lines.append(f"- {_speed(timed)}")
     return "\n".join(lines) + "\n"
+
+
+def _speed(timed: Sequence[Mapping[str, Any]]) -> str:
+    ratios = ", ".join(f"{r['ratio_silu']:.2f} ({SHORT[r['dtype']]})" for r in timed)
+    slow = any(r["ratio_silu"] > _SLOW for r in timed)
+    why = f"; slow because of: {', '.join(timed[0]['causes'])}" if slow else ""
+    return f"speed: {ratios} of the time of `F.silu`{why}"
 
 
 def _formula(spec: Spec) -> str:

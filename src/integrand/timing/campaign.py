@@ -58,7 +58,7 @@ def campaign(
     start, done = time.perf_counter(), 0
     for place, act in enumerate(acts):
         digest = act.program.digest[:16]
-        rows = [r for r in rows if r["activation"] != act.name or r["program"] == digest]
+        rows[:] = [r for r in rows if r["activation"] != act.name or r["program"] == digest]
         missing = {
             dtype: [s for s in shapes if not _measured(rows, act.name, dtype, s)]
             for dtype in dtypes

@@ -9,7 +9,31 @@ from integrand.derivation.program import Program
 # an elementwise kernel with this many transcendental calls is bound by arithmetic, not by memory
 _MANY = 3
 _EXPENSIVE = frozenset(
-    ["exp", "expm1", "expm1mx", "log", "log1p", "xmlog1p", "sqrt", "tanh", "sinh", "cosh", "atan", "asinh", "erf", "erfc", "ndtr", "sigmoid", "softplus", "softplus0", "logcosh", "sin", "cos", "expm1_left", "expm1mx_left"]
+    [
+        "exp",
+        "expm1",
+        "expm1mx",
+        "log",
+        "log1p",
+        "xmlog1p",
+        "sqrt",
+        "tanh",
+        "sinh",
+        "cosh",
+        "atan",
+        "asinh",
+        "erf",
+        "erfc",
+        "ndtr",
+        "sigmoid",
+        "softplus",
+        "softplus0",
+        "logcosh",
+        "sin",
+        "cos",
+        "expm1_left",
+        "expm1mx_left",
+    ]
 )
 
 

@@ -39,11 +39,10 @@ class _Operations:
 
     @staticmethod
     def call(name: str, *args: Any) -> Any:
-        tensor = next((a for a in args if isinstance(a, Tensor)), None)
-        operands = [
-            a if isinstance(a, Tensor) else torch.tensor(a, dtype=tensor.dtype if tensor is not None else None)
-            for a in args
-        ]  # fmt: skip
+        like = next((a for a in args if isinstance(a, Tensor)), None)
+        # a number alone is a constant of the text: fp32 without dimensions takes part in any type
+        kind = torch.get_default_dtype() if like is None else like.dtype
+        operands = [a if isinstance(a, Tensor) else torch.tensor(a, dtype=kind) for a in args]
         return (_NAMED.get(name) or getattr(torch, name))(*operands)
 
     @staticmethod
