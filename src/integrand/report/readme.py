@@ -12,7 +12,7 @@ from integrand.train.files import read_json
 
 _TABLES = {
     "certify": lambda data: _certificates(data["rows"]),
-    "bench": lambda data: tables.speed_summary(data["rows"]),
+    "bench": lambda data: tables.speeds(data["rows"]),
     "output_only": lambda data: tables.output_only(data["rows"]),
     "study": lambda data: tables.study(data["variants"]),
 }

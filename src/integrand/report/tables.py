@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -230,72 +229,6 @@ def _ratio(row: Row, baseline: str) -> Cell:
         return Cell("–" if value is None else "1", "n aside")
     mark = "" if baseline_of(row) or abs(value - 1) <= DRAW else "good" if value < 1 else "bad"
     return Cell(f"{value:.2f}", f"n {mark}".strip())
-
-
-# of a summary: the hardest baseline first, the limit last
-_SUMMARY = {
-    "transformers_compiled": "÷ torch.compile of the plain formula",
-    "formula_compiled": "÷ torch.compile of the declared text",
-    "compiled": "÷ torch.compile of our formula",
-    "transformers": "÷ transformers, eager",
-    "silu": "÷ F.silu",
-    "copy": "÷ copy",
-}
-_CALLS = {
-    ("forward", True): "forward",
-    ("forward+backward", True): "forward + backward",
-    ("forward", False): "kernel forward",
-    ("backward", False): "kernel backward",
-}
-
-
-def speed_summary(rows: Sequence[Row]) -> Table:
-    """One line per case of integrand's own, at the largest size and, as a user calls it, at the
-    smallest: ratios to each baseline, in bold what is lost; the copy is a limit, not a rival."""
-    own = [row for row in rows if baseline_of(row) is None]
-    elements = [math.prod(row["shape"]) for row in own]
-    large, small = max(elements, default=0), min(elements, default=0)
-    cases = list(_CALLS)
-
-    def place(row: Row) -> tuple[Any, ...]:
-        size = math.prod(row["shape"])
-        return -size, cases.index((row["direction"], row["allocated"])), row["dtype"] != "float32"
-
-    chosen = sorted(
-        (r for r, n in zip(own, elements, strict=True)
-         if n == large or (n == small and r["allocated"])),
-        key=place,
-    )  # fmt: skip
-    columns = [key for key in _SUMMARY if any(f"ratio_{key}" in row for row in chosen)]
-    head = [
-        "call",
-        "size",
-        "dtype",
-        "ms",
-        "GB/s",
-        *(_SUMMARY[key] for key in columns),
-        "bytes kept",
-    ]
-    lines = []
-    for row in chosen:
-        ratios = []
-        for key in columns:
-            value = row.get(f"ratio_{key}")
-            lost = value is not None and value > 1 + DRAW and key != "copy"
-            text = "–" if value is None else f"{value:.2f}"
-            ratios.append(Cell(f"**{text}**" if lost else text, "n"))
-        lines.append(
-            [
-                Cell(_CALLS[row["direction"], row["allocated"]]),
-                Cell(" × ".join(map(str, row["shape"]))),
-                Cell(SHORT.get(row["dtype"], row["dtype"])),
-                Cell(number(1e3 * row["median_s"]), "n"),
-                Cell(number(row["gb_per_s"]), "n"),
-                *ratios,
-                Cell(number(row["saved_bytes"]), "n"),
-            ]
-        )
-    return Table(head, lines)
 
 
 def against_compile(row: Row) -> float | None:
