@@ -30,12 +30,9 @@ _NAMED: dict[str, Callable[..., Any]] = {
 
 class _Operations:
     num, pi = float, math.pi
-    neg, add, sub, mul, div, pow = (
-        staticmethod(f)
-        for f in (
-            operator.neg, operator.add, operator.sub, operator.mul, operator.truediv, operator.pow,
-        )
-    )  # fmt: skip
+    # builtins bind no instance
+    neg, add, sub = operator.neg, operator.add, operator.sub
+    mul, div, pow = operator.mul, operator.truediv, operator.pow
 
     @staticmethod
     def call(name: str, *args: Any) -> Any:
