@@ -89,6 +89,16 @@ def test_values_and_gradients_are_those_of_fp64(shape: tuple[int, ...], dtype: t
         assert abs(g.double().sum() - term.sum()) <= 1e-5 * term.abs().sum()
 
 
+def test_backward_gives_the_result_again() -> None:
+    x, up, dout = (samples((3, 700), torch.bfloat16, seed) for seed in range(3))
+    k, params, y = kernel(x.dtype), parameters(), torch.empty_like(x)
+    plain, kept = k.backward(x, dout, params), k.backward(x, dout, params, y=y)
+    assert torch.equal(y, k.forward(x, params))
+    assert torch.equal(plain[0], kept[0]) and all(map(torch.equal, plain[1], kept[1]))
+    k.backward_gated(x, up, dout, params, y=y)
+    assert torch.equal(y, k.forward_gated(x, up, params))
+
+
 @pytest.mark.parametrize("shape", [(40,), (3, 1, 1), (3, 1, 40), (1, 9, 1), (9, 40)], ids=str)
 def test_parameters_may_vary_along_dims(shape: tuple[int, ...]) -> None:
     x, dout = samples((3, 9, 40), torch.float32), samples((3, 9, 40), torch.float32, 1)
@@ -208,9 +218,9 @@ def test_wide_storage_is_certified(name: str, dtype: torch.dtype) -> None:
 _PROBE = """
 
 @triton.jit
-def probe(out_ptr, step, groups, inner, chunks, GROUPED: tl.constexpr):
+def probe(out_ptr, step, groups, inner, chunks, GROUPED: tl.constexpr, EVEN: tl.constexpr):
     g = tl.arange(0, 2)
-    offsets, mask = tile(step, g, groups, inner, chunks, GROUPED, 4)
+    offsets, mask = tile(step, g, groups, inner, chunks, GROUPED, EVEN, 4)
     last = tl.max(tl.max(tl.where(mask, offsets, -1), axis=1), axis=0)
     tl.store(out_ptr, last.to(tl.int64))
 """
@@ -220,9 +230,10 @@ def test_offsets_are_64_bit() -> None:
     module = backend.imported(kernel(torch.bfloat16).printed.text() + _PROBE)
     out = torch.zeros(1, dtype=torch.int64)
     # tile 2^29 + 1 of single values; row 2^20 of 2 groups of 5000; both are beyond 2^31
-    module.probe[(1,)](out, 2**29 + 1, 1, 2**40, 2**38, GROUPED=False)
-    assert out.item() == (2**29 + 1) * 4 + 3
-    module.probe[(1,)](out, 2**20 * 1250 + 7, 2, 5000, 1250, GROUPED=True)
+    for even in (False, True):
+        module.probe[(1,)](out, 2**29 + 1, 1, 2**40, 2**38, GROUPED=False, EVEN=even)
+        assert out.item() == (2**29 + 1) * 4 + 3
+    module.probe[(1,)](out, 2**20 * 1250 + 7, 2, 5000, 1250, GROUPED=True, EVEN=True)
     assert out.item() == (2**20 * 2 + 1) * 5000 + 7 * 4 + 3
 
 
@@ -360,7 +371,7 @@ def test_the_kernels_compile_for_a_gpu_and_move_16_bytes_at_a_time(tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr[-2000:]
     # x and dout in, dx out; the parameters are single words
-    assert done.stdout.split() == ["forward", "1", "1", "backward", "2", "1"]
+    assert done.stdout.split() == 2 * ["forward", "1", "1"] + 2 * ["backward", "2", "1"]
 
 
 _COMPILE = textwrap.dedent(
@@ -372,9 +383,10 @@ _COMPILE = textwrap.dedent(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    sizes = {"GATED": False, "GROUPED": False, "NEEDED": 3, "RUN": 16, "BLOCK_G": 1,
-             "BLOCK_I": 1024, "groups": 1, "tiles": 1}
-    for function in (generated.forward, generated.backward):
+    sizes = {"GATED": False, "GROUPED": False, "KEEP": False, "NEEDED": 3, "RUN": 16,
+             "BLOCK_G": 1, "BLOCK_I": 1024, "groups": 1, "tiles": 1}
+    for function, even in ((f, e) for f in (generated.forward, generated.backward) for e in (0, 1)):
+        sizes["EVEN"] = bool(even)
         signature, constants, aligned = {}, {}, {}
         for k, name in enumerate(function.arg_names):
             if name in sizes:

@@ -58,7 +58,8 @@ def _(x: Tensor, params: list[Tensor], key: str) -> Tensor:
 @torch.library.impl("integrand::backward", _DEVICES)
 def _(x: Tensor, dout: Tensor, params: list[Tensor], key: str, need_params: bool) -> list[Tensor]:
     dx, dparams = slabs.backward(kernel(key, x.dtype), _dense(x), dout, params, need_params)
-    return [dx, *dparams]
+    # an operator's results may not share memory, which the sums of a Triton kernel do
+    return [dx, *(g.clone() if g.untyped_storage().nbytes() > g.nbytes else g for g in dparams)]
 
 
 @torch.library.register_fake("integrand::forward")

@@ -181,14 +181,19 @@ class Kernel:
         return self._forward(gate, up, params, None)
 
     def backward(
-        self, x: Tensor, dout: Tensor, params: Sequence[Tensor], need_params: Any = True
+        self,
+        x: Tensor,
+        dout: Tensor,
+        params: Sequence[Tensor],
+        need_params: Any = True,
+        y: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor | None]]:
         """(dx, [one gradient per parameter]) for the gradient `dout` of the result.
 
         `need_params` is a bool, or one per parameter; what is not needed is None. With False the
-        list is empty.
+        list is empty. f(x) is written to `y` as well, if given (dtype, shape and layout of x).
         """
-        dx, _, dparams = self._backward(x, x, dout, params, need_params)
+        dx, _, dparams = self._backward(x, x, dout, params, need_params, y)
         return dx, dparams
 
     def backward_gated(
@@ -198,9 +203,10 @@ class Kernel:
         dout: Tensor,
         params: Sequence[Tensor],
         need_params: Any = True,
+        y: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """(dgate, dup, [one gradient per parameter]) of f(gate) * up."""
-        return self._backward(gate, up, dout, params, need_params)
+        """(dgate, dup, [one gradient per parameter]) of f(gate) * up, which `y` takes if given."""
+        return self._backward(gate, up, dout, params, need_params, y)
 
     def _forward(
         self, x: Tensor, up: Tensor, params: Sequence[Tensor], out: Tensor | None
@@ -221,7 +227,13 @@ class Kernel:
         return out
 
     def _backward(
-        self, x: Tensor, up: Tensor, dout: Tensor, params: Sequence[Tensor], need: Any
+        self,
+        x: Tensor,
+        up: Tensor,
+        dout: Tensor,
+        params: Sequence[Tensor],
+        need: Any,
+        y: Tensor | None,
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         gated = up is not x
         layout = self._check(x, up, params)
@@ -238,25 +250,29 @@ class Kernel:
         with launching(x):
             if x.numel():
                 self.module.backward[(t.tiles * splits,)](
-                    *(x, up, dout, dx, dup, partials),
+                    *(x, up, dout, dx, dup, dx if y is None else y, partials),
                     *(*self._values(params, x, layout), self.constants(x.device)),
                     *(layout.groups, layout.inner, t.chunks, t.tiles, t.steps, splits),
                     **{"NEEDED": sum(1 << k for k, wanted in enumerate(needed) if wanted)},
-                    **{"RUN": RUN, **self._options(t, layout, gated)},
+                    **{"KEEP": y is not None, "RUN": RUN, **self._options(t, layout, gated)},
                 )
             if any(needed):
-                sums = self.finish(partials) if x.numel() else x.new_zeros(shape[1:])
+                # single numbers are summed over groups too, which must not round in between
+                dtype = torch.float64 if layout.groups > 1 else self.real
+                sums = self.finish(partials, dtype) if x.numel() else x.new_zeros(shape[1:])
                 dparams = [
                     _sum_to(total.reshape(layout.spread(x.shape)), p) if wanted else None
                     for total, p, wanted in zip(sums, params, needed, strict=True)
                 ]
         return dx, dup, dparams
 
-    def finish(self, partials: Tensor) -> Tensor:
+    def finish(self, partials: Tensor, dtype: torch.dtype) -> Tensor:
+        """The sums over the first dim."""
         splits, *rest = partials.shape
         count = math.prod(rest)
-        sums = partials.new_empty(rest, dtype=torch.float64)
-        columns, rows = min(16, _power_of_2(count)), min(256, _power_of_2(splits))
+        sums = partials.new_empty(rest, dtype=dtype)
+        columns = min(16, _power_of_2(count))
+        rows = min(4096 // columns, _power_of_2(splits))
         self.module.finish[(-(-count // columns),)](
             partials, sums, splits, count, ROWS=rows, COLUMNS=columns
         )
@@ -265,6 +281,7 @@ class Kernel:
     def _options(self, t: _Tile, layout: _Layout, gated: bool) -> dict[str, Any]:
         return {
             **{"GATED": gated, "GROUPED": layout.groups > 1},
+            "EVEN": layout.inner % t.block_i == 0,
             **{"BLOCK_G": t.block_g, "BLOCK_I": t.block_i, "num_warps": self.blocks.warps},
             # the functions are made for fused products; later versions do not fuse unasked
             "enable_fp_fusion": True,
@@ -329,7 +346,8 @@ def _layout(x: Tensor, params: Sequence[Tensor], names: tuple[str, ...]) -> _Lay
 def _sum_to(total: Tensor, p: Tensor) -> Tensor:
     """The gradient of one parameter from its sums per group."""
     if p.numel() == 1:
-        return total.sum().reshape(p.shape).to(p.dtype)
+        total = total if total.numel() == 1 else total.sum()
+        return total.reshape(p.shape).to(p.dtype)
     return total.sum_to_size(p.shape).to(p.dtype)
 
 

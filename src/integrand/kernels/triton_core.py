@@ -107,6 +107,8 @@ _POWER_64 = """if INTERPRETED:
 else:
     magnitude = libdevice.pow(tl.abs(x), p)"""
 
+# where a result far below 1 is added to 1: one that `ex2` flushes does not count
+_EXP_FLUSHED = "return tl.exp2(x * 1.4426950408889634)"
 
 # (exp(x) - 1 - x) / x^2 on [-1/2, 1/2] to 9e-7
 _EXPM1MX = (0.5, 0.1666627746, 0.04166618058, 0.008395553053, 0.001396660952)
@@ -117,17 +119,17 @@ def _near_0_quick(x: Any) -> Any:
 
 
 def _expm1_quick(o: Any, x: Any) -> Any:
-    return o.where(o.abs(x) < 0.5, x + _near_0_quick(x), o.exp(x) - 1.0)
+    return o.where(o.abs(x) < 0.5, x + _near_0_quick(x), o.exp_flushed(x) - 1.0)
 
 
 def _expm1mx_quick(o: Any, x: Any) -> Any:
     # beyond 45 the linear term is below half an ulp; dropping it keeps inf - inf away
     rest = o.where(x > 45.0, 0.0, -1.0 - x)
-    return o.where(o.abs(x) < 0.5, _near_0_quick(x), o.exp(x) + rest)
+    return o.where(o.abs(x) < 0.5, _near_0_quick(x), o.exp_flushed(x) + rest)
 
 
 def _expm1mx_left_quick(o: Any, x: Any) -> Any:
-    return o.where(x > -0.5, _near_0_quick(x), o.exp(x) + (-1.0 - x))
+    return o.where(x > -0.5, _near_0_quick(x), o.exp_flushed(x) + (-1.0 - x))
 
 
 _QUICK = {
@@ -167,6 +169,8 @@ class Functions:
                 return self._core(_EXP, bits, coefficients.EXP)
             case "exp_quick":
                 return _EXP_QUICK
+            case "exp_flushed":
+                return _EXP_FLUSHED
             case "log":
                 return self._core(_LOG, bits, coefficients.LOG)
             case "sin" | "cos":

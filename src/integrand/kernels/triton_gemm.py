@@ -220,7 +220,7 @@ def _launch(
             **{"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k},
             **{"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True},
         )
-        return kernel.finish(partials) if needed else partials
+        return kernel.finish(partials, kernel.real) if needed else partials
 
 
 @functools.cache

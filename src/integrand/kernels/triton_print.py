@@ -170,16 +170,16 @@ def store(ptr, offsets, y, mask):
 
 @triton.jit
 def finish(partials_ptr, sums_ptr, splits, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The sums over all splits, in a fixed order, in float64."""
+    """The sums over all splits, in a fixed order, in float64, rounded once."""
     columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
-    total = tl.zeros((COLUMNS,), tl.float64)
+    total = tl.zeros((ROWS, COLUMNS), tl.float64)
     for start in range(0, splits, ROWS):
         rows = start + tl.arange(0, ROWS)[:, None]
         mask = (rows < splits) & (columns[None, :] < count)
         offsets = rows.to(tl.int64) * count + columns[None, :]
-        part = tl.load(partials_ptr + offsets, mask=mask, other=0.0).to(tl.float64)
-        total += tl.sum(part, axis=0)
-    tl.store(sums_ptr + columns, total, mask=columns < count)
+        total += tl.load(partials_ptr + offsets, mask=mask, other=0.0).to(tl.float64)
+    sums = tl.sum(total, axis=0).to(sums_ptr.dtype.element_ty)
+    tl.store(sums_ptr + columns, sums, mask=columns < count)
 '''
 
 KERNELS = '''@triton.jit
@@ -190,6 +190,7 @@ def tile(
     inner,
     chunks,
     GROUPED: tl.constexpr,
+    EVEN: tl.constexpr,
     BLOCK_I: tl.constexpr,
 ):
     """Offsets and mask of a tile; 64-bit, as tensors may have more than 2^31 elements."""
@@ -200,7 +201,10 @@ def tile(
         return row * inner + i, (g[:, None] < groups) & (i < inner)
     else:
         offsets = tl.cast(step, tl.int64) * BLOCK_I + i
-        return offsets, offsets < inner
+        if EVEN:
+            return offsets, tl.full((1, BLOCK_I), True, tl.int1)
+        else:
+            return offsets, offsets < inner
 
 
 @triton.jit
@@ -215,13 +219,14 @@ def forward(
     tiles,
     GATED: tl.constexpr,
     GROUPED: tl.constexpr,
+    EVEN: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_I: tl.constexpr,
 ):
     """y = f(x), or f(x) * up."""
     pid = tl.program_id(0)
     g = pid % tiles * BLOCK_G + tl.arange(0, BLOCK_G)
-    offsets, mask = tile(pid // tiles, g, groups, inner, chunks, GROUPED, BLOCK_I)
+    offsets, mask = tile(pid // tiles, g, groups, inner, chunks, GROUPED, EVEN, BLOCK_I)
 {values}    x = loaded(x_ptr, offsets, mask, tl.float{bits})
     y = f(x{args}, tables_ptr)
     if GATED:
@@ -236,6 +241,7 @@ def backward(
     dout_ptr,
     dx_ptr,
     dup_ptr,
+    y_ptr,
     partials_ptr,
 {pointers}    tables_ptr,
     groups,
@@ -246,6 +252,8 @@ def backward(
     splits,
     GATED: tl.constexpr,
     GROUPED: tl.constexpr,
+    EVEN: tl.constexpr,
+    KEEP: tl.constexpr,
     NEEDED: tl.constexpr,
     RUN: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -253,6 +261,7 @@ def backward(
 ):
     """dx (and dup), and one sum per split, parameter and group; bit k of NEEDED asks for the k-th.
 
+    With KEEP also y, the result of forward, for the product that follows it.
     At most RUN terms are added in a row in float{bits}, the rest in float64: with the rounding of a
     term and of the stored sum the error is below (RUN + 2) * 2^-24 of the sum of absolute terms,
     however many they are.
@@ -262,13 +271,18 @@ def backward(
     split = pid // tiles
 {values}{totals}    for start in range(split, steps, splits * RUN):
 {sums}        for step in range(start, tl.minimum(start + splits * RUN, steps), splits):
-            offsets, mask = tile(step, g, groups, inner, chunks, GROUPED, BLOCK_I)
+            offsets, mask = tile(step, g, groups, inner, chunks, GROUPED, EVEN, BLOCK_I)
             x = loaded(x_ptr, offsets, mask, tl.float{bits})
             dout = loaded(dout_ptr, offsets, mask, tl.float{bits})
             if GATED:
-                dup = dout * f(x{args}, tables_ptr)
-                store(dup_ptr, offsets, dup, mask)
-                dout = dout * loaded(up_ptr, offsets, mask, tl.float{bits})
+                y = f(x{args}, tables_ptr)
+                up = loaded(up_ptr, offsets, mask, tl.float{bits})
+                store(dup_ptr, offsets, dout * y, mask)
+                dout = dout * up
+                if KEEP:
+                    store(y_ptr, offsets, y * up, mask)
+            elif KEEP:
+                store(y_ptr, offsets, f(x{args}, tables_ptr), mask)
             slope{slopes} = df(x{args}, tables_ptr)
             store(dx_ptr, offsets, dout * slope, mask)
 {terms}{flush}{partials}

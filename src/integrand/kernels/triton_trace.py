@@ -176,6 +176,10 @@ class Trace:
         power = self.emit(f"{bits}.to(tl.float{self.bits}, bitcast=True)", shifted)
         return self.emit("{} - {}", shifted, shift), power
 
+    def exp_flushed(self, x: Any) -> Value:
+        """exp(x), 0 where that is denormal."""
+        return self.emit(f"{self._function('exp_flushed', self.bits)}({{}})", self.tensor(x))
+
     def table(self, table: Table, u: Any) -> Any:
         return self.emit(f"{self._function(table, self.bits)}({{}}, tables_ptr)", self.tensor(u))
 
