@@ -37,12 +37,22 @@ SPLITS = 1056
 RUN = 16
 
 
+# partial sums that a program holds at a time when it adds them up
+HELD = 2048
+
+
 @dataclass(frozen=True)
 class Blocks:
-    """Elements of a tile and warps of a program: 16 bytes or more per thread and tensor."""
+    """Elements of a tile, warps of a program, stages of a loop's pipeline (1: none)."""
 
     elements: int = 1024
     warps: int = 4
+    stages: int = 1
+
+
+# forward and backward in half formats, computed in fp32: the fastest of a sweep on an H200
+# (benchmarks/gpu.py); everything else was fastest as above
+_HALF = (Blocks(4096, 4), Blocks(2048, 4, 3))
 
 
 @functools.cache
@@ -152,16 +162,17 @@ class Kernel:
 
     x has any shape and is read in memory order where it is dense (contiguous for parameters of
     more than one element); results have its dtype and layout. Parameter gradients are bitwise
-    equal from run to run. Nothing waits for the GPU. `blocks` sets the size of tiles.
+    equal from run to run. Nothing waits for the GPU. `blocks` and `backward_blocks` set the tiles.
     """
 
     broadcasts = True
 
     def __init__(self, program: Program, dtype: torch.dtype, formula: str = "") -> None:
         self.program, self.dtype, self.formula = program, dtype, formula
-        self.blocks = Blocks()
         bits = compute_bits(program, dtype)
         self.real = torch.float64 if bits == 64 else torch.float32
+        half = dtype.itemsize == 2 and bits == 32
+        self.blocks, self.backward_blocks = _HALF if half else (Blocks(), Blocks())
         self._tables: dict[torch.device, Tensor] = {}
 
     @cached_property
@@ -222,7 +233,7 @@ class Kernel:
                 self.module.forward[(t.tiles * t.steps,)](
                     *(x, up, out, *self._values(params, x, layout), self.constants(x.device)),
                     *(layout.groups, layout.inner, t.chunks, t.tiles),
-                    **self._options(t, layout, gated),
+                    **self._options(t, layout, gated, self.blocks),
                 )
         return out
 
@@ -243,46 +254,52 @@ class Kernel:
         dx = torch.empty_like(x)
         dup = torch.empty_like(x) if gated else dx
         dparams: list[Tensor | None] = [None] * (0 if need is False else len(params))
-        t = layout.tile(self.blocks.elements)
+        blocks = self.backward_blocks
+        t = layout.tile(blocks.elements)
         splits = max(1, min(t.steps, SPLITS // t.tiles))
         shape = (splits, len(params), layout.groups)
         partials = x.new_empty(shape if any(needed) else (0,), dtype=self.real)
+        # single numbers are summed over groups too, which must not round in between
+        sums = x.new_empty(shape[1:], dtype=torch.float64 if layout.groups > 1 else self.real)
+        counter = _counter(x.device) if any(needed) and layout.groups == 1 else None
+        columns = _power_of_2(len(params))
         with launching(x):
             if x.numel():
                 self.module.backward[(t.tiles * splits,)](
-                    *(x, up, dout, dx, dup, dx if y is None else y, partials),
+                    *(x, up, dout, dx, dup, dx if y is None else y, partials, sums),
+                    sums if counter is None else counter,
                     *(*self._values(params, x, layout), self.constants(x.device)),
                     *(layout.groups, layout.inner, t.chunks, t.tiles, t.steps, splits),
                     **{"NEEDED": sum(1 << k for k, wanted in enumerate(needed) if wanted)},
-                    **{"KEEP": y is not None, "RUN": RUN, **self._options(t, layout, gated)},
+                    **{"KEEP": y is not None, "LAST": counter is not None, "RUN": RUN},
+                    **{"ROWS": max(1, HELD // columns), "COLUMNS": columns},
+                    **{"STAGES": blocks.stages, **self._options(t, layout, gated, blocks)},
                 )
             if any(needed):
-                # single numbers are summed over groups too, which must not round in between
-                dtype = torch.float64 if layout.groups > 1 else self.real
-                sums = self.finish(partials, dtype) if x.numel() else x.new_zeros(shape[1:])
+                if not x.numel():
+                    sums.zero_()
+                elif counter is None:
+                    self.finish(partials, sums)
                 dparams = [
                     _sum_to(total.reshape(layout.spread(x.shape)), p) if wanted else None
                     for total, p, wanted in zip(sums, params, needed, strict=True)
                 ]
         return dx, dup, dparams
 
-    def finish(self, partials: Tensor, dtype: torch.dtype) -> Tensor:
-        """The sums over the first dim."""
-        splits, *rest = partials.shape
-        count = math.prod(rest)
-        sums = partials.new_empty(rest, dtype=dtype)
+    def finish(self, partials: Tensor, sums: Tensor) -> None:
+        """The sums over the first dim, by a launch of its own."""
+        splits, count = partials.shape[0], sums.numel()
         columns = min(16, _power_of_2(count))
-        rows = min(4096 // columns, _power_of_2(splits))
+        rows = min(HELD // columns, _power_of_2(splits))
         self.module.finish[(-(-count // columns),)](
             partials, sums, splits, count, ROWS=rows, COLUMNS=columns
         )
-        return sums
 
-    def _options(self, t: _Tile, layout: _Layout, gated: bool) -> dict[str, Any]:
+    def _options(self, t: _Tile, layout: _Layout, gated: bool, blocks: Blocks) -> dict[str, Any]:
         return {
             **{"GATED": gated, "GROUPED": layout.groups > 1},
             "EVEN": layout.inner % t.block_i == 0,
-            **{"BLOCK_G": t.block_g, "BLOCK_I": t.block_i, "num_warps": self.blocks.warps},
+            **{"BLOCK_G": t.block_g, "BLOCK_I": t.block_i, "num_warps": blocks.warps},
             # the functions are made for fused products; later versions do not fuse unasked
             "enable_fp_fusion": True,
         }
@@ -341,6 +358,27 @@ def _layout(x: Tensor, params: Sequence[Tensor], names: tuple[str, ...]) -> _Lay
         math.prod(shape[last + 1 :]),
         tuple(range(first, last + 1)),
     )
+
+
+_COUNTERS: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def _counter(device: torch.device) -> Tensor | None:
+    """A zero for programs to count themselves by, and to leave as a zero; None in a graph.
+
+    One per stream, on which launches follow each other. Graphs captured on one stream may run on
+    two.
+    """
+    if device.type != "cuda":
+        stream = 0
+    elif torch.cuda.is_current_stream_capturing():
+        return None
+    else:
+        stream = torch.cuda.current_stream(device).cuda_stream
+    key = (device, stream)
+    if key not in _COUNTERS:
+        _COUNTERS[key] = torch.zeros(1, dtype=torch.int32, device=device)
+    return _COUNTERS[key]
 
 
 def _sum_to(total: Tensor, p: Tensor) -> Tensor:

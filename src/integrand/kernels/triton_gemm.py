@@ -30,9 +30,9 @@ def epilogue(
     i,
     j,
     part,
-    h_ptr,
-    y_ptr,
-    dh_ptr,
+    h_desc,
+    y_desc,
+    dh_desc,
     partials_ptr,
 {arguments}    tables_ptr,
     M,
@@ -42,30 +42,31 @@ def epilogue(
     NEEDED: tl.constexpr,
 ):
     """What follows the product, for the columns from j on of the rows from i on."""
-    row = i + tl.arange(0, acc.shape[0])[:, None]
-    column = j + tl.arange(0, acc.shape[1])[None, :]
-    offsets = row.to(tl.int64) * N + column
-    mask = (row < M) & (column < N)
     if BACKWARD:
-        h = loaded(h_ptr, offsets, mask, tl.float{bits})
+        # the copy engine reads zeros outside of the matrix and writes nothing there
+        h = widened(h_desc.load([i, j]), tl.float{bits})
         slope{slopes} = df(h{args}, tables_ptr)
-        store(dh_ptr, offsets, acc * slope, mask)
-{tile_sums}        if KEEP:
-            store(y_ptr, offsets, f(h{args}, tables_ptr), mask)
-    else:
-        h = rounded(acc, y_ptr.dtype.element_ty)
+        dh_desc.store([i, j], rounded(acc * slope, {stored}))
         if KEEP:
-            tl.store(h_ptr + offsets, h, mask=mask)
-        store(y_ptr, offsets, f(widened(h, tl.float{bits}){args}, tables_ptr), mask)
+            y_desc.store([i, j], rounded(f(h{args}, tables_ptr), {stored}))
+        row = i + tl.arange(0, acc.shape[0])[:, None]
+        column = j + tl.arange(0, acc.shape[1])[None, :]
+        mask = (row < M) & (column < N)
+{tile_sums}    else:
+        h = rounded(acc, {stored})
+        if KEEP:
+            h_desc.store([i, j], h)
+        y = f(widened(h, tl.float{bits}){args}, tables_ptr)
+        y_desc.store([i, j], rounded(y, {stored}))
 
 
 @triton.jit
 def gemm(
     a_desc,
     b_desc,
-    h_ptr,
-    y_ptr,
-    dh_ptr,
+    h_desc,
+    y_desc,
+    dh_desc,
     partials_ptr,
 {pointers}    tables_ptr,
     M,
@@ -111,7 +112,7 @@ def gemm(
 def source(program: Program, dtype: torch.dtype) -> str:
     """The Triton module of the product and its epilogues."""
     module = Module(program, dtype)
-    shared = ["h_ptr", "y_ptr", "dh_ptr", "partials_ptr", *module.names, "tables_ptr"]
+    shared = ["h_desc", "y_desc", "dh_desc", "partials_ptr", *module.names, "tables_ptr"]
     rest = textwrap.fill(", ".join([*shared, "M", "N", "BACKWARD", "KEEP", "NEEDED"]), 84)
     rest = textwrap.indent(rest, " " * 12)
     names = ("first_quarter", "second_quarter", "third_quarter", "fourth_quarter")
@@ -121,7 +122,8 @@ def source(program: Program, dtype: torch.dtype) -> str:
         for k, name in enumerate(names)
     ]
     arguments = "".join(f"    {name},\n" for name in module.names)
-    return module.text(_GEMM, quarters="".join(calls), arguments=arguments)
+    stored = f"tl.{str(dtype).removeprefix('torch.')}"
+    return module.text(_GEMM, quarters="".join(calls), arguments=arguments, stored=stored)
 
 
 _LOADED: dict[tuple[str, torch.dtype], tuple[Kernel, ModuleType]] = {}
@@ -205,22 +207,30 @@ def _launch(
     backward = dh is not y
     kernel, module = _loaded(program, a.dtype)
     (m, k), n = a.shape, b.shape[1 if backward else 0]
+    if n % 8:
+        raise BackendError(f"the hidden width must be a multiple of 8, got {n}")
     block_m, block_n, block_k, warps, stages = blocks
     count = -(-m // block_m) * -(-n // block_n)
     partials = a.new_empty((4 * count, len(params)) if needed else (0,), dtype=kernel.real)
     shape_b = [block_k, block_n] if backward else [block_n, block_k]
+    quarter = [block_m, block_n // 4]
+    # what is neither read nor written is described by what is there
+    wide = [TensorDescriptor.from_tensor(t if t.numel() else y, quarter) for t in (h, y, dh)]
     with launching(a):
         module.gemm[(min(count, _multiprocessors(a.device)),)](
             TensorDescriptor.from_tensor(a, [block_m, block_k]),
             TensorDescriptor.from_tensor(b, shape_b),
-            *(h, y, dh, partials),
+            *(*wide, partials),
             *(*(p.detach().to(a.device, kernel.real) for p in params), kernel.constants(a.device)),
             *(m, n, k),
             **{"BACKWARD": backward, "KEEP": keep, "NEEDED": needed, "BAND": 8},
             **{"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k},
             **{"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True},
         )
-        return kernel.finish(partials, kernel.real) if needed else partials
+        sums = partials.new_empty(len(params) if needed else 0)
+        if needed:
+            kernel.finish(partials, sums)
+        return sums
 
 
 @functools.cache
