@@ -1,6 +1,22 @@
-"""Language models to put activations into."""
+"""Language models to put activations into, and the checkpoints of those that exist."""
 
+from integrand.models.checkpoints import (
+    XieluParameters,
+    read_parameters,
+    to_tensors,
+    write_parameters,
+)
 from integrand.models.decoder import Decoder, DecoderConfig, Llama3Rope
 from integrand.models.width import plain_width, relative_difference
 
-__all__ = ["Decoder", "DecoderConfig", "Llama3Rope", "plain_width", "relative_difference"]
+__all__ = [
+    "Decoder",
+    "DecoderConfig",
+    "Llama3Rope",
+    "XieluParameters",
+    "plain_width",
+    "read_parameters",
+    "relative_difference",
+    "to_tensors",
+    "write_parameters",
+]

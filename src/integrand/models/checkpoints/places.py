@@ -1,0 +1,113 @@
+"""Where a checkpoint lies: a local folder, or a repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from integrand.errors import DataError
+from integrand.models.checkpoints.ranges import Files
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+class Folder:
+    """Files of a local folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.where = path, str(path)
+
+    def size(self, name: str) -> int | None:
+        file = self.path / name
+        return file.stat().st_size if file.is_file() else None
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        with (self.path / name).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+
+class Hub:
+    """Files of a repository on the hub, by range requests; `ORG/NAME` or `ORG/NAME@REVISION`."""
+
+    def __init__(self, repository: str) -> None:
+        try:
+            from huggingface_hub import HfFileSystem
+        except ImportError:
+            raise DataError(
+                f"'{repository}' is no local path, and reading it from the hub needs "
+                "huggingface_hub; pip install huggingface_hub"
+            ) from None
+        self.where = repository
+        self._files: Any = HfFileSystem(skip_instance_cache=True)
+        self._open: dict[str, Any] = {}
+
+    def size(self, name: str) -> int | None:
+        try:
+            if name not in self._open:
+                # without a cache of its own, a file fetches the bytes asked for and no others
+                self._open[name] = self._files.open(f"{self.where}/{name}", cache_type="none")
+            return int(self._open[name].size)
+        except FileNotFoundError:
+            self._check_exists()
+            return None
+        except Exception as error:
+            raise self._refusal(error) from None
+
+    def read(self, name: str, start: int, end: int) -> bytes:
+        # `size` is always asked first, and opens the file
+        try:
+            self._open[name].seek(start)
+            return self._open[name].read(end - start)
+        except Exception as error:
+            raise self._refusal(error) from None
+
+    def _check_exists(self) -> None:
+        """Tells a missing file from a missing repository."""
+        try:
+            self._files.info(self.where)
+        except Exception as error:
+            raise self._refusal(error) from None
+
+    def _refusal(self, error: BaseException) -> DataError:
+        # the client library behind huggingface_hub has changed, so its errors are told by name
+        chain: list[BaseException] = []
+        seen: BaseException | None = error
+        while seen is not None and seen not in chain:
+            chain.append(seen)
+            seen = seen.__cause__ or seen.__context__
+        kinds = {base.__name__ for e in chain for base in type(e).__mro__}
+        if "GatedRepoError" in kinds:
+            return DataError(
+                f"{self.where} is gated: accept its terms on the hub and log in with "
+                "`hf auth login`, or pass a local copy"
+            )
+        if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError", "FileNotFoundError"}:
+            return DataError(
+                f"the hub has no model '{self.where}' that you may read, and there is no such "
+                "local path; check the spelling"
+            )
+        return DataError(
+            f"the hub did not answer for {self.where} ({type(error).__name__}: {error}); check the "
+            "connection, or pass a local copy"
+        )
+
+
+def place(where: str | Path) -> tuple[Files, str | None]:
+    """The files of a path or hub id, and the one file that a path names.
+
+    Raises:
+        DataError: neither a path nor a hub id, or the hub refuses.
+    """
+    path = Path(where).expanduser()
+    if path.is_dir():
+        return Folder(path), None
+    if path.is_file():
+        return Folder(path.parent), path.name
+    if _HUB_ID.fullmatch(str(where)) and path.suffix not in (".safetensors", ".gguf", ".json"):
+        return Hub(str(where)), None
+    raise DataError(
+        f"'{where}' must be a safetensors or GGUF file, a folder with a checkpoint, or a hub id "
+        "such as swiss-ai/Apertus-8B-2509; there is no such path"
+    )
