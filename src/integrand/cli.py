@@ -324,6 +324,26 @@ def train(
     return 0
 
 
+def inspect(where: str, /, html: Path | None = None, json: Path | None = None) -> int:
+    """Show a checkpoint's activation parameters by depth, reading no other tensor.
+
+    Args:
+        where: a safetensors or GGUF file, a folder with a checkpoint, or a hub id such as
+            swiss-ai/Apertus-8B-2509 or ORG/NAME@REVISION.
+        html: also write a page with figures.
+        json: also write the layers as JSON.
+    """
+    from integrand.models import inspect_checkpoint
+    from integrand.report.depth import explanations, summary, table, write_page
+
+    found = inspect_checkpoint(where)
+    _keep(json, found.to_dict())
+    print(summary(found), table(found).plain(), *explanations(found), sep="\n")
+    if html is not None:
+        print(write_page(found, html))
+    return 0
+
+
 def report(folder: Path, /) -> int:
     """Write report.html and report.json from the results in a folder.
 
@@ -357,6 +377,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "bench": bench,
     "list": list_,
     "train": train,
+    "inspect": inspect,
     "report": report,
     "demo": demo,
 }

@@ -7,13 +7,16 @@ from integrand.models.checkpoints import (
     write_parameters,
 )
 from integrand.models.decoder import Decoder, DecoderConfig, Llama3Rope
+from integrand.models.inspection import Inspection, inspect_checkpoint
 from integrand.models.width import plain_width, relative_difference
 
 __all__ = [
     "Decoder",
     "DecoderConfig",
+    "Inspection",
     "Llama3Rope",
     "XieluParameters",
+    "inspect_checkpoint",
     "plain_width",
     "read_parameters",
     "relative_difference",

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from integrand.errors import DataError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -46,8 +48,10 @@ def styled(draw: Callable[P, str]) -> Callable[P, str]:
 
     @functools.wraps(draw)
     def run(*args: P.args, **kwargs: P.kwargs) -> str:
-        import matplotlib as mpl
-
+        try:
+            import matplotlib as mpl
+        except ImportError:
+            raise DataError("figures need matplotlib; pip install 'integrand[demo]'") from None
         with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
             return draw(*args, **kwargs)
 

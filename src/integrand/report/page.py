@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,27 +48,34 @@ def write_report(folder: Path | str) -> Path:
 
 def page(data: Data) -> str:
     """The HTML of collected results; parts that are absent are left out."""
+    shown = [
+        (anchor, title, body(data[part])) for part, anchor, title, body in SECTIONS if part in data
+    ]
+    shown.append(("reproduce", "Again", sections.reproduce(data)))
+    name = data["derive"]["title"] if "derive" in data else "Matched training"
+    title = f"{name}, from its gradient to a trained model" if "derive" in data else name
+    return render(title, LEAD, facts(data), shown)
+
+
+def render(
+    title: str,
+    lead: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[tuple[str, str, str]],
+) -> str:
+    """A self-contained page: facts are (number, what it is), sections (anchor, heading, HTML)."""
     try:
         import jinja2
-        import matplotlib as mpl
     except ImportError as error:
         raise DataError(f"a report needs {error.name}; pip install 'integrand[demo]'") from None
-    del mpl
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         (files("integrand.report") / "template.html").read_text(encoding="utf-8")
     )
-    shown = [
-        {"id": anchor, "title": heading, "body": body(data[part])}
-        for part, anchor, heading, body in SECTIONS
-        if part in data
-    ]
-    shown.append({"id": "reproduce", "title": "Again", "body": sections.reproduce(data)})
-    name = data["derive"]["title"] if "derive" in data else "Matched training"
     return template.render(
-        title=f"{name}, from its gradient to a trained model" if "derive" in data else name,
-        lead=LEAD,
-        facts=facts(data),
-        sections=shown,
+        title=title,
+        lead=lead,
+        facts=facts,
+        sections=[{"id": i, "title": heading, "body": body} for i, heading, body in sections],
         light=variables(dark=False),
         dark=variables(dark=True),
     )

@@ -16,7 +16,7 @@ class Folder:
     """Files of a local folder."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.where = path, str(path)
+        self.path, self.where, self.bytes_read = path, str(path), 0
 
     def size(self, name: str) -> int | None:
         file = self.path / name
@@ -25,7 +25,9 @@ class Folder:
     def read(self, name: str, start: int, end: int) -> bytes:
         with (self.path / name).open("rb") as file:
             file.seek(start)
-            return file.read(end - start)
+            data = file.read(end - start)
+        self.bytes_read += len(data)
+        return data
 
 
 class Hub:
@@ -39,7 +41,7 @@ class Hub:
                 f"'{repository}' is no local path, and reading it from the hub needs "
                 "huggingface_hub; pip install huggingface_hub"
             ) from None
-        self.where = repository
+        self.where, self.bytes_read = repository, 0
         self._files: Any = HfFileSystem(skip_instance_cache=True)
         self._open: dict[str, Any] = {}
 
@@ -59,9 +61,11 @@ class Hub:
         # `size` is always asked first, and opens the file
         try:
             self._open[name].seek(start)
-            return self._open[name].read(end - start)
+            data = bytes(self._open[name].read(end - start))
         except Exception as error:
             raise self._refusal(error) from None
+        self.bytes_read += len(data)
+        return data
 
     def _check_exists(self) -> None:
         """Tells a missing file from a missing repository."""

@@ -30,6 +30,7 @@ class Files(Protocol):
     """Where a checkpoint lies: a folder or a repository on the hub."""
 
     where: str
+    bytes_read: int
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, None where there is none."""
