@@ -71,6 +71,11 @@ def test_values_are_those_of_the_published_formulas():
     # softplus(166) = 166 and softplus(40.75) = 40.75 to fp64's last digits
     assert first["alpha_p"].item() == 166.0
     assert first["alpha_n"].item() == 41.25
+    # torch's own softplus is the identity here, which is off by 1e-11
+    wide = apertus(torch.float64)
+    wide["model.layers.0.mlp.act_fn.alpha_p"] = torch.tensor([22.0], dtype=torch.float64)
+    exact = 22.0 + math.log1p(math.exp(-22.0))
+    assert read_parameters(wide).values()[0]["alpha_p"].item() == pytest.approx(exact, rel=1e-15)
     second = read_parameters(megatron_abs()).values()[1]
     assert second["alpha_p"].item() == 2.0
     assert second["alpha_n"].item() == pytest.approx(0.701, rel=1e-7)

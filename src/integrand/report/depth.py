@@ -77,7 +77,7 @@ def table(found: Inspection) -> Table:
     """One row per layer: stored numbers and values, reach in fp16, and what is extreme."""
     names, raw = _shown(found), list(found.layers[0].raw)
     head = ["layer", *(f"raw {letters(n)}" for n in raw), *(letters(n) for n in names),
-            "fp16 up to |x|", "extreme"]  # fmt: skip
+            "fp16 inf from |x|", "extreme"]  # fmt: skip
     rows = []
     for depth, layer in enumerate(found.layers):
         flagged = ", ".join(
