@@ -277,6 +277,7 @@ SPEC = ig.Spec(
 
 def declared(folder, state, spec=SPEC):
     config = {"hidden_act": f"integrand/{spec.name}", "integrand": {spec.name: to_toml(spec)}}
+    config["_name_or_path"] = "integrand/some-model"
     (folder / "config.json").write_text(json.dumps({"text_config": config}))
     save_file(state, folder / "model.safetensors")
 
@@ -302,6 +303,12 @@ def test_any_activation_whose_declaration_travels_in_the_config_is_found(tmp_pat
     assert found.layers[10].flags == (("k", "far"),)
 
 
+def test_a_training_run_is_inspected_by_what_it_declares(tmp_path):
+    save_file(mine(), tmp_path / "model.safetensors")
+    (tmp_path / "run.json").write_text(json.dumps({"activation": to_toml(SPEC)}))
+    assert inspect_checkpoint(tmp_path).activation.spec == SPEC
+
+
 def test_parameters_per_channel_are_summarised(tmp_path, capsys):
     state = mine(shape=(300,))
     state["model.layers.3.mlp.act_fn.k"][7] = 9.0
@@ -313,9 +320,12 @@ def test_parameters_per_channel_are_summarised(tmp_path, capsys):
     assert {"parameter": "k", "rule": "far"} in kept["flags"]
 
 
-def test_missing_parameters_of_a_declared_activation_are_named(tmp_path):
+@pytest.mark.parametrize("lost", [("a",), ("a", "k", "b")])
+def test_missing_parameters_of_a_declared_activation_are_named(lost, tmp_path):
     state = mine()
-    del state["model.layers.7.mlp.act_fn.a"]
+    for name in lost:
+        del state[f"model.layers.7.mlp.act_fn.{name}"]
+    state["model.layers.7.mlp.up_proj.weight"] = torch.ones(2)
     declared(tmp_path, state)
     with pytest.raises(DataError, match=r"lacks model\.layers\.7\.mlp\.act_fn\.a"):
         inspect_checkpoint(tmp_path)

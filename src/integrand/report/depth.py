@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from integrand.models.inspection import Inspection, telling
+from integrand.models.extremes import RULES
+from integrand.models.inspection import Inspection
+from integrand.models.sites import telling
 from integrand.report.curves import curves
 from integrand.report.formula import letters
 from integrand.report.ink import colour, figure, label, styled, to_svg
@@ -111,8 +113,6 @@ def summary(found: Inspection) -> str:
 
 def explanations(found: Inspection) -> list[str]:
     """What the marks in the table mean, where they occur, and what holds for all layers."""
-    from integrand.models.extremes import RULES
-
     occurring = dict.fromkeys(rule for layer in found.layers for _, rule in layer.flags)
     return [f"{_BRIEF[rule]}: {RULES[rule]}." for rule in occurring] + list(found.notes)
 

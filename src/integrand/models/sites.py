@@ -1,0 +1,181 @@
+"""Where a checkpoint holds activation parameters, and of which activation."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from integrand.activation import Activation, derive
+from integrand.errors import DataError, SpecError
+from integrand.models import extremes
+from integrand.models.checkpoints import formats
+from integrand.models.checkpoints.parameters import ALPHAS, XieluParameters
+from integrand.models.checkpoints.ranges import Files, TensorMap, read_json
+from integrand.nn.constraints import constrained
+from integrand.spec import Spec, row, spec_from_mapping
+
+# in a config: the name, and a table of declarations as TOML by name
+PREFIX, FIELD = "integrand/", "integrand"
+# a training run keeps its activation's declaration there
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One activation of a checkpoint: raw parameters as stored, their values in fp64, and why it
+    is extreme."""
+
+    module: str
+    raw: Mapping[str, Tensor]
+    values: Mapping[str, Tensor]
+    fp16_reach: float
+    flags: tuple[tuple[str, str], ...] = ()  # (parameter or "", rule)
+
+
+def published(
+    tensors: TensorMap, config: Mapping[str, Any]
+) -> tuple[str, tuple[Activation, list[Layer]]]:
+    """xIELU by the keys that published checkpoints have: the format, and what it holds."""
+    shapes = {name: entry.shape for name, entry in tensors.items()}
+    try:
+        form = formats.detect(shapes)
+    except DataError as error:
+        named = _activations(config)
+        known = f", and its config names {', '.join(map(repr, named))}" if named else ""
+        raise DataError(
+            f"this checkpoint of {len(tensors)} tensors has no activation parameters that are "
+            f"known{known}: {error}"
+        ) from None
+    keys = formats.keys_of(form, shapes)
+    read = tensors.tensors([key for layers in keys.values() for key in layers.values()])
+    parameters = formats.from_tensors(form, shapes, read)
+    places = [key.rpartition(".")[0] for _, key in sorted(keys["alpha_p"].items())]
+    if form.stacked:
+        places = [f"{places[0]}[{n}]" for n in range(len(parameters.raw))]
+    return form.name, xielu(parameters, places)
+
+
+def xielu(parameters: XieluParameters, places: list[str]) -> tuple[Activation, list[Layer]]:
+    """The activation and its layers, of parameters read by a bridge."""
+    act = derive(row("xielu").spec)
+    stored = (*ALPHAS, "beta") if parameters.parametrisation == "abs" else ALPHAS
+    layers = [
+        Layer(
+            module,
+            {name: raw[name] for name in stored},
+            {name: values[name] for name in (*ALPHAS, "beta")},
+            _reach(act, {name: values[name] for name in act.spec.params}),
+        )
+        for module, raw, values in zip(places, parameters.raw, parameters.values(), strict=True)
+    ]
+    return act, layers
+
+
+def declared(files: Files, config: Mapping[str, Any]) -> Spec | None:
+    """The spec that travels with a checkpoint: in its config, or in the run that trained it."""
+    if (spec := _named(config)) is not None:
+        return spec
+    text = (read_json(files, RUN) or {}).get("activation")
+    return _parsed(text, f"the activation in {RUN}") if isinstance(text, str) else None
+
+
+def _named(config: Mapping[str, Any]) -> Spec | None:
+    """The spec that the config's `hidden_act` names, from the declaration it carries."""
+    tables = [t for t in _fields(config, FIELD) if isinstance(t, dict)]
+    named = [a for a in _activations(config) if a.startswith(PREFIX)]
+    if not named and not tables:
+        return None
+    name = named[0].removeprefix(PREFIX) if named else next(iter(tables[0]), "")
+    for table in tables:
+        if isinstance(text := table.get(name), str):
+            return _parsed(text, f"'{name}' in the model's config")
+    return row(name).spec
+
+
+def _parsed(text: str, where: str) -> Spec:
+    try:
+        return spec_from_mapping(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{where} is not TOML: {error}") from None
+
+
+def _activations(config: Mapping[str, Any]) -> list[str]:
+    """What the config calls its activations: hidden_act, activation_function and the like."""
+    keys = {key for part in _nested(config) for key in part if "act" in key}
+    return list(dict.fromkeys(v for v in _fields(config, *keys) if isinstance(v, str)))
+
+
+def _nested(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The config, and those of its parts (text_config and the like)."""
+    yield config
+    for key, value in config.items():
+        if key.endswith("_config") and isinstance(value, dict):
+            yield from _nested(value)
+
+
+def _fields(config: Mapping[str, Any], *names: str) -> Iterator[Any]:
+    for part in _nested(config):
+        yield from (part[name] for name in names if name in part)
+
+
+def sites(tensors: TensorMap, spec: Spec) -> Iterator[Layer]:
+    """Every module that stores the spec's parameters, in order of depth."""
+    trainable = [n for n, p in spec.params.items() if p.trainable]
+    if not trainable:
+        raise DataError(f"'{spec.name}' has no trainable parameters: there is nothing to inspect")
+    modules = _modules(tensors, trainable)
+    lost = [f"{m}.{n}" for m in modules for n in trainable if f"{m}.{n}" not in tensors]
+    if lost or not modules:
+        names = ", ".join(lost[:4]) or f"{', '.join(trainable)} of every layer"
+        raise DataError(f"the checkpoint declares '{spec.name}', and lacks {names}")
+    act = derive(spec)
+    whole = {n: torch.tensor([float(p.init)]) for n, p in spec.params.items()}
+    read = tensors.tensors(k for m in modules for n in whole if (k := f"{m}.{n}") in tensors)
+    for module in modules:
+        stored = {n: read[k] for n in whole if (k := f"{module}.{n}") in read}
+        for name, tensor in stored.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise DataError(f"'{module}.{name}' must be finite, got {tensor.tolist()[:4]}")
+        values = constrained(spec.params, {n: t.double() for n, t in {**whole, **stored}.items()})
+        yield Layer(module, {n: stored[n] for n in trainable}, values, _reach(act, values))
+
+
+def _modules(tensors: TensorMap, names: list[str]) -> list[str]:
+    """Modules that store all of these names, and those that ought to: in the same place of another
+    layer."""
+    held = {key.rpartition(".")[0] for key in tensors}
+    whole = [m for m in held if all(f"{m}.{n}" in tensors for n in names)]
+    places = {(_kind(m.rpartition(".")[0]), m.rpartition(".")[2]) for m in whole}
+    # the parents of every tensor, at every height
+    parents = {".".join(p[:i]) for p in (key.split(".") for key in tensors) for i in range(len(p))}
+    alike = {f"{p}.{last}" for p in parents for kind, last in places if p and _kind(p) == kind}
+    return sorted({*whole, *alike}, key=_depth)
+
+
+def _kind(module: str) -> str:
+    return re.sub(r"\d+", "N", module)
+
+
+def _depth(module: str) -> list[int | str]:
+    # split keeps text at even places and numbers at odd ones, so that like meets like
+    return [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", module))]
+
+
+def _reach(act: Activation, values: Mapping[str, Tensor]) -> float:
+    return min(extremes.fp16_reach(act, one) for one in telling(values))
+
+
+def telling(values: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """The parameter values of one site, or of those channels or experts that hold the smallest,
+    the median or the largest value of a parameter."""
+    shapes = [t.shape for t in values.values()]
+    flat = {n: t.expand(torch.broadcast_shapes(*shapes)).flatten() for n, t in values.items()}
+    count = next(iter(flat.values())).numel()
+    chosen = dict.fromkeys(int(t.argsort()[i]) for t in flat.values() for i in (count // 2, 0, -1))
+    return [{n: t[i].item() for n, t in flat.items()} for i in chosen]
