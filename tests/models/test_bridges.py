@@ -163,6 +163,14 @@ def test_incomplete_gguf_is_refused(lost, tmp_path):
         read_parameters(tmp_path / "c.gguf")
 
 
+@pytest.mark.parametrize("cut", [2, 20, 60, 150, -40])
+def test_damaged_gguf_is_one_sentence(cut, tmp_path):
+    write_parameters(read_parameters(apertus()), tmp_path / "a.gguf")
+    (tmp_path / "a.gguf").write_bytes((tmp_path / "a.gguf").read_bytes()[:cut])
+    with pytest.raises(DataError, match=r"a\.gguf is (not|a damaged)"):
+        read_parameters(tmp_path / "a.gguf")
+
+
 def test_real_apertus_weights_are_read_and_load_again():
     transformers = pytest.importorskip("transformers")
     config = transformers.ApertusConfig(
@@ -300,7 +308,7 @@ def test_a_format_refuses_what_it_has_no_place_for(tmp_path):
         write_parameters(experts, tmp_path / "a.gguf")
     with pytest.raises(DataError, match=r"\.safetensors or \.gguf"):
         write_parameters(trained_beta, tmp_path / "a.bin")
-    with pytest.raises(DataError, match="a format is one of"):
+    with pytest.raises(DataError, match="a format of named tensors is one of"):
         to_tensors(trained_beta, "hf")
 
 

@@ -363,6 +363,8 @@ def test_stored_values_are_told_from_raw_parameters_only_by_the_format(tmp_path)
     assert any("could itself be a value" in n for n in inspect_checkpoint(tmp_path).notes)
     save_file(apertus(), tmp_path / "model.safetensors")
     assert not any("could itself be a value" in n for n in inspect_checkpoint(tmp_path).notes)
+    write_parameters(read_parameters(apertus()), tmp_path / "model.safetensors", "megatron-abs")
+    assert not any("could itself be a value" in n for n in inspect_checkpoint(tmp_path).notes)
 
 
 def test_far_needs_a_factor_and_a_spread():

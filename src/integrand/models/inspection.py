@@ -116,10 +116,10 @@ def _judged(
             if extremes.step(raw) / 2 > extremes.LARGE_UPDATE
         ]
     judged = tuple(replace(la, flags=tuple(flag)) for la, flag in zip(layers, flags, strict=True))
-    return Inspection(source, form, act, judged, read, total, tuple(_notes(form, act, judged)))
+    return Inspection(source, form, act, judged, read, total, tuple(_notes(form, judged)))
 
 
-def _notes(form: str, act: Activation, layers: tuple[Layer, ...]) -> Iterator[str]:
+def _notes(form: str, layers: tuple[Layer, ...]) -> Iterator[str]:
     stuck = sum(
         any(extremes.step(t) / 2 > extremes.UPDATE for t in la.raw.values()) for la in layers
     )
@@ -129,11 +129,11 @@ def _notes(form: str, act: Activation, layers: tuple[Layer, ...]) -> Iterator[st
             "step of Adam at that learning rate, is rounded away by the stored type: fine-tune "
             "with fp32 raw parameters, which integrand's modules keep."
         )
-    values = {"alpha_p": 0.0, "alpha_n": 0.5}
-    if form != "integrand" and all(
-        bool((la.raw[n] > low).all())
+    # under |a| a stored number is a value, but for its sign
+    softplus = form != "integrand" and "beta" not in layers[0].raw
+    if softplus and all(
+        bool((la.raw["alpha_p"] > 0).all() and (la.raw["alpha_n"] > la.values["beta"]).all())
         for la in layers
-        for n, low in (values if "beta" not in la.raw else {}).items()
     ):
         yield (
             "Every stored number could itself be a value (alpha_p > 0, alpha_n > beta); by its "

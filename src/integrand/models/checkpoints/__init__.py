@@ -38,7 +38,7 @@ def read_parameters(
         form = format_of(format) if format else detect(shapes)
         return formats.from_tensors(form, shapes, source)
     files, single = place(source)
-    if format == "gguf" or (single and single.endswith(".gguf")):
+    if single and (single.endswith(".gguf") or format == "gguf"):
         return read_gguf(Path(source).expanduser())
     tensors = tensor_map(files, single)
     shapes = {name: entry.shape for name, entry in tensors.items()}

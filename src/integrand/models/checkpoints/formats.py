@@ -77,7 +77,10 @@ FORMATS = {
 def format_of(name: str) -> Format:
     """The format of a name. Raises `DataError` with the known ones."""
     if name not in FORMATS:
-        raise DataError(f"a format is one of {', '.join(FORMATS)} or gguf, got '{name}'")
+        raise DataError(
+            f"a format of named tensors is one of {', '.join(FORMATS)}, got '{name}'; "
+            "GGUF is read from and written to a .gguf file"
+        )
     return FORMATS[name]
 
 
