@@ -1,7 +1,10 @@
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
 
 from integrand.activation import activation
 from integrand.nn.mlp import MLP, GatedMLP
@@ -91,3 +94,65 @@ def test_activation_parameters_stay_fp32_beside_half_precision_matrices() -> Non
     assert block.up_proj.weight.dtype == torch.bfloat16
     assert {p.dtype for p in block.act_fn.parameters()} == {torch.float32}
     assert block(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def _kept(block: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[float, Tensor]:
+    """Bytes kept for backward per hidden element, without x, parameters and their casts."""
+    others = {x.numel(), *(p.numel() for p in block.parameters())}
+    kept: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if t.numel() not in others:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = call(x)
+    return sum(kept.values()) / (x.numel() // x.shape[-1] * block.up_proj.out_features), y
+
+
+@pytest.mark.parametrize("mode", ["eager", "autocast", "compiled", "compiled autocast"])
+@pytest.mark.parametrize("block_type", BLOCKS)
+def test_half_precision_blocks_keep_their_projections_alone(
+    block_type: type[nn.Module], mode: str
+) -> None:
+    torch.manual_seed(0)
+    autocast, compiled = "autocast" in mode, "compiled" in mode
+    dtype = torch.float32 if autocast else torch.bfloat16
+    block = block_type(activation("xielu"), 64, 512, dtype=dtype)
+    x = torch.randn(2, 96, 64, dtype=dtype, requires_grad=True)
+    torch.compiler.reset()
+    # Inductor's partitioner without its code
+    backend = "aot_eager_decomp_partition"
+    call = torch.compile(block, fullgraph=True, backend=backend) if compiled else block
+    results = []
+    for run in (call, block):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            kept, y = _kept(block, run, x)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])])
+        # the outputs of one projection or of two
+        assert kept == (2.0 if block_type is MLP else 4.0)
+    for got, want in zip(*results, strict=True):
+        # Inductor's sums are in another order, its intermediates may stay in fp32
+        torch.testing.assert_close(got, want, rtol=0.03, atol=0.03 * want.abs().max().item())
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("block_type", BLOCKS)
+def test_checkpointing_around_a_block_changes_no_gradient(
+    block_type: type[nn.Module], compiled: bool
+) -> None:
+    torch.manual_seed(0)
+    block, x = block_type(activation("xielu"), 8, 24), torch.randn(4, 8, requires_grad=True)
+
+    def step(x: Tensor) -> Tensor:
+        return checkpoint(block, x, use_reentrant=False)
+
+    torch.compiler.reset()
+    run = torch.compile(step, fullgraph=True, backend="aot_eager") if compiled else step
+    wrt = [x, *block.parameters()]
+    got = torch.autograd.grad(run(x).square().sum(), wrt)
+    want = torch.autograd.grad(block(x).square().sum(), wrt)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)

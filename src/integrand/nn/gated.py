@@ -7,7 +7,7 @@ from torch import nn
 
 from integrand.kernels import apply_gated
 from integrand.nn.pointwise import Pointwise
-from integrand.nn.recompute import Recomputed, saving, worthwhile
+from integrand.nn.recompute import Recomputed, saving, watched, worthwhile
 
 
 class MakesModule(Protocol):
@@ -38,7 +38,7 @@ def gated_product(
 
     A hook on `act_fn` sees its result; without one, no such tensor need exist.
     """
-    if not _watched(act_fn) and (y := _one_pass(act_fn, gate, up)) is not None:
+    if not watched(act_fn) and (y := _one_pass(act_fn, gate, up)) is not None:
         return y
     activated = act_fn(gate)
     if not (recompute and worthwhile(activated)):
@@ -55,11 +55,6 @@ def _one_pass(act_fn: nn.Module, gate: torch.Tensor, up: torch.Tensor) -> torch.
     values = act_fn.values()
     ordered = [values[name] for name in act_fn.program.params]
     return apply_gated(act_fn.program, gate, up, ordered, act_fn.impl)
-
-
-def _watched(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    return any((*hooks, module._backward_pre_hooks, nn.modules.module._has_any_global_hook()))
 
 
 class Gated(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from integrand.nn.gated import MakesModule, gated_product, product
-from integrand.nn.recompute import Recomputed, saving, worthwhile
+from integrand.nn.recompute import Recomputed, again, saving, traced, worthwhile
 
 
 class MLP(nn.Module):
@@ -35,6 +35,8 @@ class MLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pre = self.up_proj(x)  # (..., d_hidden)
+        if self.recompute and traced(self.act_fn):
+            return self.down_proj(again(self.act_fn, pre))
         hidden = self.act_fn(pre)
         if not (self.recompute and worthwhile(hidden)):
             return self.down_proj(hidden)
@@ -71,6 +73,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)  # (..., d_hidden) each
+        if self.recompute and traced(self.act_fn):
+            return self.down_proj(again(lambda g, u: product(self.act_fn, g, u), gate, up))
         hidden = gated_product(self.act_fn, gate, up, self.recompute)
         if not (self.recompute and worthwhile(hidden)):
             return self.down_proj(hidden)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Recomputed:
@@ -31,8 +33,7 @@ class Recomputed:
 def worthwhile(tensor: torch.Tensor) -> bool:
     """Whether replacing a saved tensor pays: only where autograd records in eager mode.
 
-    Under torch.compile the partitioner already recomputes cheap values, and hooks would break
-    the graph.
+    Hooks on saved tensors would break a graph of torch.compile: `traced` is for those.
     """
     return (
         torch.is_grad_enabled()
@@ -40,6 +41,26 @@ def worthwhile(tensor: torch.Tensor) -> bool:
         and tensor.is_contiguous()
         and tensor.numel() > 0
     )
+
+
+def traced(module: nn.Module) -> bool:
+    """Whether torch.compile records a training step in which `module` may be computed twice."""
+    compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    return compiling and torch.is_grad_enabled() and not watched(module)
+
+
+def again(make: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    """make(*inputs), marked in a compiled graph as to be computed again in backward.
+
+    Left alone, the partitioner keeps whatever a matrix product reads, however cheap to make.
+    """
+    return checkpoint(make, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether a hook sees this module's calls."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    return any((*hooks, module._backward_pre_hooks, nn.modules.module._has_any_global_hook()))
 
 
 @contextmanager
