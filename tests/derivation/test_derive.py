@@ -9,6 +9,7 @@ from integrand.derivation.derive import derive_program
 from integrand.derivation.exact import exact, integrals
 from integrand.derivation.multiprecision import evaluate_expr
 from integrand.derivation.symbols import X, symbols
+from integrand.derivation.verify import _finite
 from integrand.errors import DerivationError, Error, SpecError
 from integrand.spec import Param, Spec
 
@@ -149,3 +150,20 @@ def test_tables_have_their_limits_at_infinity(gradient, limits, impl):
         low, high, nan = act(x, impl=impl).tolist()
         assert (low, high) == tuple(torch.tensor(limits, dtype=torch.float64).to(dtype).tolist())
         assert nan != nan
+
+
+@pytest.mark.parametrize("gradient", ["exp(-x**4)*tanh(x)", "2*x"])
+def test_a_derivation_without_time_left_says_so(gradient, monkeypatch):
+    from integrand.derivation import budget, integrate
+
+    monkeypatch.setattr(budget, "SECONDS", 0.0)
+    monkeypatch.setattr(integrate, "_closed", lambda *_: None)
+    with pytest.raises(DerivationError, match=r"deriving '.*' must take less than 0 s"):
+        derive_program(Spec(name="s", gradient=gradient))
+
+
+def test_quadrature_stays_where_the_gradient_is_finite():
+    spec = Spec(name="s", gradient="exp(exp(x))")
+    points = [mp.mpf(p) for p in (-17, 2, 6, 17, 2**14)]
+    assert _finite(spec, points, {}) == points[:3]
+    assert _finite(Spec(name="s", function="exp(exp(x))"), points, {}) == points

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from integrand import cache
+from integrand.derivation.budget import limited
 from integrand.derivation.program import Program
 from integrand.spec import Spec
 
@@ -74,11 +75,16 @@ def derive_program(spec: Spec) -> Derivation:
     """
     key = f"derivation-{code_digest()[:12]}-{spec.sha256}.json"
     stored = cache.read(key)
-    if stored is not None:
-        return _from_json(json.loads(stored))
-    derivation = _derive(spec)
-    cache.write(key, json.dumps(_to_json(derivation)).encode())
-    return derivation
+    if stored is None:
+        with cache.locked(key):
+            # another process may have derived it while this one waited
+            stored = cache.read(key)
+            if stored is None:
+                with limited(spec.gradient or spec.function or spec.name):
+                    derivation = _derive(spec)
+                cache.write(key, json.dumps(_to_json(derivation)).encode())
+                return derivation
+    return _from_json(json.loads(stored))
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+from integrand.derivation.budget import check
 from integrand.derivation.primitives import PRIMITIVES
 from integrand.spec import Node, Spec, evaluate
 
@@ -125,6 +126,11 @@ def integrals(spec: Spec, points: Sequence[Any], params: Mapping[str, Any], mp: 
     Tanh-sinh quadrature between breakpoints and on octaves: independent of every closed form.
     """
     node = spec.node
+
+    def slope(t: Any) -> Any:
+        check()
+        return exact(node, t, params, mp)
+
     point, value = spec.anchor
     start = mp.mpf(str(point).replace("oo", "inf"))
     cuts = {*breakpoints(node, params, mp), mp.mpf(0)}
@@ -137,7 +143,7 @@ def integrals(spec: Spec, points: Sequence[Any], params: Mapping[str, Any], mp: 
         for p in side:
             low, high = min(at, p), max(at, p)
             stops = [low, *sorted(c for c in cuts if low < c < high), high]
-            part = mp.quad(lambda t: exact(node, t, params, mp), stops) if low < high else 0
+            part = mp.quad(slope, stops) if low < high else 0
             total += part if p > at else -part
             at, result[p] = p, total
     return [result[p] for p in points]

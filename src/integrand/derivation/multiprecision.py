@@ -7,6 +7,7 @@ from typing import Any
 
 import sympy as sp
 
+from integrand.derivation.budget import check
 from integrand.derivation.primitives import PRIMITIVES
 
 _NAMES = {"Abs": "abs"}
@@ -80,4 +81,9 @@ def _quadrature(expr: Any, env: Mapping[Any, Any], mp: Any) -> Any:
     end = evaluate_expr(upper, env, mp)
     cuts = [c for c in (mp.mpf(2) ** k for k in range(-2, 14)) if c < abs(end)]
     points = [mp.mpf(0), *(c if end > 0 else -c for c in cuts), end]
-    return mp.quad(lambda v: evaluate_expr(g, {**env, t: v}, mp), points)
+
+    def integrand(v: Any) -> Any:
+        check()
+        return evaluate_expr(g, {**env, t: v}, mp)
+
+    return mp.quad(integrand, points)

@@ -13,6 +13,7 @@ from typing import Any
 
 from mpmath import mp
 
+from integrand.derivation.budget import check
 from integrand.derivation.table import Table
 from integrand.errors import DerivationError
 
@@ -83,6 +84,7 @@ def _transform(n: int, dps: int) -> tuple[list[Any], list[list[Any]], list[list[
 
 def _fit(function: Callable[[Any], Any], a: Any, b: Any, n: int) -> tuple[list[Any], Any]:
     """Monomial coefficients in t in [-1, 1] of the interpolant on [a, b], and its error."""
+    check()
     nodes, to_cheb, mono = _transform(n, mp.dps)
     half, centre = (b - a) / 2, (a + b) / 2
     try:
