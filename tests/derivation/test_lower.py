@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import sympy as sp
 
+from integrand.derivation.derive import derive_program
 from integrand.derivation.lower import Lowering
 from integrand.derivation.numeric import NumpyOps
 from integrand.derivation.program import evaluate
 from integrand.derivation.symbols import X
+from integrand.spec import Spec
 
 
 def test_a_polynomial_takes_a_product_per_degree_at_most_and_no_power_overflows_alone() -> None:
@@ -22,3 +26,32 @@ def test_a_polynomial_takes_a_product_per_degree_at_most_and_no_power_overflows_
         # 3 x^3 is infinite and so is x^4: apart, their difference would be nan
         (far,) = evaluate(program, NumpyOps(32), np.array([1e20], np.float32), {}, ["f"])
     assert far == np.inf
+
+
+def test_constants_and_parameters_cancel_before_x_comes_in() -> None:
+    lowering, a, b = Lowering({}), sp.Symbol("a"), sp.Symbol("b")
+    out = lowering.expr(sp.tanh(X) + a - b, lowering.op("x"))
+    program = lowering.program(("a", "b"), {"f": out}, wide=False)
+    params = {name: np.array(1.0, np.float32) for name in ("a", "b")}
+    (y,) = evaluate(program, NumpyOps(32), np.array([1e-20], np.float32), params, ["f"])
+    assert y == np.float32(1e-20)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [{"gradient": "sigmoid(3*x)"}, {"gradient": "tanh(-5*x)"}, {"function": "softsign(x)"}],
+)
+def test_overflow_inside_a_formula_needs_no_fp64(declared: dict[str, str]) -> None:
+    program = derive_program(Spec(name="s", **declared)).program
+    assert not program.wide
+    top = float(np.finfo(np.float32).max)
+    x = np.array(
+        [s * m for s in (1, -1) for m in (1e18, 3e19, 2.0**115, 2.0**117, 1e38, top / 2.5)]
+    )
+    with np.errstate(over="ignore"):
+        narrow, exact = (
+            evaluate(program, NumpyOps(bits), NumpyOps(bits).array(x), {}, ["f", "df"])
+            for bits in (32, 64)
+        )
+    for got, want in zip(narrow, exact, strict=True):
+        np.testing.assert_allclose(np.broadcast_to(got, x.shape), want, rtol=1e-5, atol=2.0**-136)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,34 +19,88 @@ from integrand.derivation.symbols import X
 from integrand.spec import Spec
 
 _FARTHER = np.array([1e12, 1e16, 1e24, 1e36, 1e60, 1e100])
+# beyond the first a constant is lost, also of a parameter of 1e-28 times x; 2^12 scales x at most
+_FAR, _NEARER = 2.0**116, 2.0**-12
 _HUGE = np.array([1e30, 1e33, 1e36, 1e37, 1e38, 2e38, 3e38, 3.4e38])
 
 
 def lower(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any]) -> Program:
     """The scalar program of the expressions `f`, `df`, `d_NAME`, guarded where it is needed."""
-    oscillates = any(e.has(sp.sin, sp.cos) for e in exprs.values())
-    if not oscillates:
-        # an early switch to the limit mends 0 * inf on huge x, where that is all fp32 lacks
-        for early in (False, True):
-            program = _lower(spec, exprs, tables, early, wide=False)
-            if _narrow_suffices(spec, program):
+    if not any(e.has(sp.sin, sp.cos) for e in exprs.values()):
+        for how in _NARROW:
+            program = _lower(spec, exprs, tables, how)
+            # what is new against overflow must not cost fp32 its own accuracy
+            if _narrow_suffices(spec, program, strict=how.spread or how.folded):
                 return program
-    return _lower(spec, exprs, tables, early=False, wide=True)
+    return _lower(spec, exprs, tables, _How(wide=True))
 
 
-def _lower(
-    spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any], early: bool, wide: bool
-) -> Program:
-    lowering = Lowering(tables)
+@dataclass(frozen=True)
+class _How:
+    """What a program does against overflow.
+
+    `early`: the limit before infinity, where 0 * inf is all that fp32 lacks. `spread`: division by
+    powers factor by factor. `folded`: huge x brought nearer by a power of 2, where f grows like x
+    or like a constant. `wide`: fp64.
+    """
+
+    early: bool = False
+    spread: bool = False
+    folded: bool = False
+    wide: bool = False
+
+
+_NARROW = (_How(), _How(early=True), _How(spread=True), _How(folded=True))
+
+
+def _lower(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any], how: _How) -> Program:
+    lowering = Lowering(tables, how.spread)
     x = lowering.op("x")
-    outputs = {name: lowering.expr(e, x) for name, e in exprs.items()}
     params = tuple(spec.params)
-    plain = lowering.program(params, outputs, wide)
+    outputs = {name: lowering.expr(e, x) for name, e in exprs.items()}
+    plain = lowering.program(params, outputs, how.wide)
+    if how.folded:
+        degrees = {name: [_degree(spec, plain, name, sign) for sign in (-1, 1)] for name in outputs}
+        if None not in (*degrees["f"], *degrees["df"]):
+            outputs = _folded(lowering, exprs, degrees)
+            plain = lowering.program(params, outputs, how.wide)
     if spec.kind == "gradient" and _has_constant(exprs["f"]):
         outputs["f"] = _anchored(spec, lowering, outputs["f"])
     for name in ("f", "df"):
-        outputs[name] = _guarded(spec, lowering, plain, exprs[name], name, outputs[name], early)
-    return one_sided(lowering.program(params, outputs, wide))
+        out = _guarded(spec, lowering, plain, exprs[name], name, outputs[name], how.early)
+        outputs[name] = out
+    return one_sided(lowering.program(params, outputs, how.wide))
+
+
+def _degree(spec: Spec, program: Program, name: str, sign: int) -> int | None:
+    """0 or 1 where an output grows like that power of x beyond _FAR, to the precision of fp64."""
+    points = sign * _FAR * 2.0 ** np.array([0, 1, 6, 11])
+    fits = {0, 1}
+    for _, values in zip(range(4), draws(spec), strict=False):
+        far, near = (_run(program, 64, p, values, name) for p in (points, points * _NEARER))
+        fits = {d for d in fits if np.allclose(far * _NEARER**d, near, rtol=2.0**-52, atol=0)}
+    return min(fits, default=None)
+
+
+def _folded(
+    lowering: Lowering, exprs: Mapping[str, Any], degrees: Mapping[str, list[int | None]]
+) -> dict[str, int]:
+    """The outputs at x * _NEARER beyond _FAR, brought back on the sides where they grow."""
+    x, far = lowering.op("x"), lowering.op("const", repr(_FAR))
+    nearer, farther = (lowering.op("const", repr(c)) for c in (_NEARER, 1 / _NEARER))
+    left = lowering.op("lt", x, lowering.op("const", repr(-_FAR)))
+    right = lowering.op("lt", far, x)
+    either = lowering.op("lt", far, lowering.op("call", "abs", x))
+    moved = lowering.op("select", either, lowering.op("mul", x, nearer), x)
+    outputs = {}
+    for name, e in exprs.items():
+        out = lowering.expr(e, x if None in degrees[name] else moved)
+        grows = [d == 1 for d in degrees[name]]
+        if any(grows) and None not in degrees[name]:
+            where = either if all(grows) else left if grows[0] else right
+            out = lowering.op("select", where, lowering.op("mul", out, farther), out)
+        outputs[name] = out
+    return outputs
 
 
 def _has_constant(f: Any) -> bool:
@@ -165,8 +220,9 @@ def largest_term(program: Program, env: Mapping[int, Any], i: int) -> Any:
     return np.abs(env[i])
 
 
-def _narrow_suffices(spec: Spec, program: Program) -> bool:
-    """Whether fp32 evaluation is good enough for both half precisions, compared with fp64."""
+def _narrow_suffices(spec: Spec, program: Program, strict: bool) -> bool:
+    """Whether fp32 evaluation is good enough for both half precisions, compared with fp64; with
+    `strict` for fp32 too: 4 ulp times max(1, |x g'/g|), or of the largest term."""
     points = sweep(fine=True)
     for _, values in zip(range(3), draws(spec), strict=False):
         for name in program.outputs:
@@ -177,9 +233,12 @@ def _narrow_suffices(spec: Spec, program: Program) -> bool:
             else:
                 band = _band(program, points, values, name)
                 # terms may cancel next to a root alone
-                near = _condition(program, points, values, name, wide) >= 2.0**8
+                condition = _condition(program, points, values, name, wide)
                 allowed = 2.0**-12.5 * np.abs(wide) + 2.0**-136
-                allowed = allowed + np.where(near, 0.9 * 2.0**-22 * band, 0.0)
+                allowed = allowed + np.where(condition >= 2.0**8, 0.9 * 2.0**-22 * band, 0.0)
+                if strict:
+                    terms = np.maximum(np.maximum(condition, 1) * np.abs(wide), band)
+                    allowed = np.minimum(allowed, 2.0**-22 * terms + 2.0**-147)
                 # a term may overflow where the sum would not: only beyond half the largest number
                 overflow = np.isinf(narrow) & (np.maximum(np.abs(wide), band) > 1.7e38)
                 with np.errstate(invalid="ignore"):

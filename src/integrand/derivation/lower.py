@@ -26,7 +26,8 @@ _FLIP = {">": ("lt", True), ">=": ("le", True), "<": ("lt", False), "<=": ("le",
 class Lowering:
     """Collects ops; equal ops are stored once."""
 
-    def __init__(self, tables: Mapping[str, Table]):
+    def __init__(self, tables: Mapping[str, Table], spread: bool = False):
+        self.spread = spread
         self.ops: list[Op] = []
         self.index: dict[Op, int] = {}
         self.tables = dict(tables)
@@ -85,16 +86,17 @@ class Lowering:
         for term in expr.args:
             minus = term.could_extract_minus_sign() and not term.is_Add
             (negative if minus else positive).append(self.expr(-term if minus else term, x))
-        # parameters and constants meet first, so that they leave the loop over x
+        # parameters and constants meet first: they leave the loop over x, and cancel before it
+        uniform = sum(i in self.uniform for i in positive)
         positive.sort(key=lambda i: (i not in self.uniform, i))
         negative.sort(key=lambda i: (i not in self.uniform, i))
         if not positive:
-            total = self.op("sub", self.op("const", "0"), negative.pop(0))
-        else:
-            total = self._chain("add", positive)
-        for i in negative:
-            total = self.op("sub", total, i)
-        return total
+            return self._chain("sub", [self.op("const", "0"), *negative])
+        early = sum(i in self.uniform for i in negative) if uniform else 0
+        head = self._chain("add", positive[: uniform or None])
+        total = self._chain("sub", [head, *negative[:early]])
+        rest = positive[uniform:] if uniform else []
+        return self._chain("sub", [self._chain("add", [total, *rest]), *negative[early:]])
 
     def _horner(self, coefficients: list[Any], x: int) -> int:
         """c0 + x (c1 + x (c2 + ...)): no power of x overflows alone, one product less per term."""
@@ -127,7 +129,8 @@ class Lowering:
                 denominator.append((base, -exponent))
             else:
                 numerator.append((base, exponent))
-        over = self._factors(numerator, x) or [self.op("const", "1")]
+        denominator, inverses = self._inverted(denominator, x) if self.spread else (denominator, [])
+        over = _alternating(self._factors(numerator, x), inverses, x) or [self.op("const", "1")]
         under = self._factors(denominator, x)
         if not under:
             return self._chain("mul", over)
@@ -142,6 +145,18 @@ class Lowering:
         body = [*([] if head is None else [head]), *free]
         top = self._chain("mul", body) if body else self.op("const", "1")
         return self.op("div", top, self._chain("mul", free_under)) if free_under else top
+
+    def _inverted(self, powers: list[Any], x: int) -> tuple[list[Any], list[int]]:
+        """Powers in a denominator as factors 1 / base, so that none of a large base overflows; and
+        the rest."""
+        kept, inverses = [], []
+        for base, exponent in powers:
+            if exponent.is_Integer and exponent > 1 and X in base.free_symbols:
+                inverse = self.op("div", self.op("const", "1"), self.expr(base, x))
+                inverses += [inverse] * int(exponent)
+            else:
+                kept.append((base, exponent))
+        return kept, inverses
 
     def _factors(self, powers: list[tuple[Any, Any]], x: int) -> list[int]:
         """Factors in the order of multiplication: fixed ones, functions, then x again and again."""
@@ -275,6 +290,14 @@ def _polynomial(expr: Any) -> list[Any] | None:
         return None
     coefficients = sp.Poly(expr, X).all_coeffs()[::-1]
     return coefficients if 3 <= len(coefficients) <= 9 else None
+
+
+def _alternating(factors: list[int], inverses: list[int], x: int) -> list[int]:
+    """The factors with one of the inverses before each power of x, the rest at the end."""
+    left, mixed = list(inverses), []
+    for i in factors:
+        mixed += [left.pop(), i] if i == x and left else [i]
+    return mixed + left
 
 
 def _nodes(n: int) -> list[tuple[float, float]]:
