@@ -248,3 +248,16 @@ def _process(*args: str) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
+
+
+def test_report_fills_the_tables_of_a_page(capsys, tmp_path):
+    rows = [{"name": "relu", "impl": "c", "dtype": "bfloat16", "compiled": False, "params": {}}]
+    (tmp_path / "r.json").write_text(json.dumps({"kind": "nothing", "rows": rows}))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table: r.json -->\n<!-- end -->\nafter\n")
+    assert main(["report", str(page)]) == 2
+    assert "kind" in capsys.readouterr().err and "before" in page.read_text()
+    assert main(["certify", "relu", "--dtype", "bf16", "--json", str(tmp_path / "r.json")]) == 0
+    assert main(["report", str(page)]) == 0
+    assert "| relu |" in page.read_text() or "| integrand |" in page.read_text()
+    assert page.read_text().startswith("before\n") and page.read_text().endswith("\nafter\n")

@@ -345,13 +345,19 @@ def inspect(where: str, /, html: Path | None = None, json: Path | None = None) -
 
 
 def report(folder: Path, /) -> int:
-    """Write report.html and report.json from the results in a folder.
+    """Write report.html and report.json from the results in a folder, or fill a page's tables.
 
     Args:
-        folder: such as runs/demo.
+        folder: such as runs/demo; or a .md page, whose marked tables are made again from the
+            results files they name.
     """
     from integrand.report import write_report
+    from integrand.report.readme import refresh
 
+    if folder.suffix == ".md":
+        folder.write_text(refresh(folder), encoding="utf-8")
+        print(folder)
+        return 0
     print(write_report(folder))
     return 0
 
