@@ -16,6 +16,7 @@ CALLS = {name: getattr(mp, name) for name in DIRECT} | {
     "sigmoid": lambda x: 1 / (1 + mp.exp(-x)),
     "softplus": lambda x: mp.log(1 + mp.exp(x)),
     "ndtr": lambda x: (1 + mp.erf(x / mp.sqrt(2))) / 2,
+    "xmatan": lambda x: x - mp.atan(x),
     "softsign": lambda x: x / (1 + abs(x)),
 }
 

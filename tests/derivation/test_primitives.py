@@ -132,6 +132,7 @@ DERIVATIVES = {
     "logcosh": torch.tanh,
     "expm1mx": torch.expm1,
     "xmlog1p": lambda x: x / (1 + x),
+    "xmatan": lambda x: x * x / (1 + x * x),
     "softplus0": torch.sigmoid,
 }
 

@@ -29,6 +29,7 @@ from integrand.derivation.symbols import (
     sigmoid,
     softplus,
     softplus0,
+    xmatan,
     xmlog1p,
 )  # fmt: skip
 from integrand.derivation.sympy_box import integrate as sympy_integrate
@@ -58,6 +59,7 @@ KNOWN: dict[Any, Any] = {
     X / (1 + X): xmlog1p(X),
     X / (1 - X): xmlog1p(-X),
     1 / (1 + X**2): sp.atan(X),
+    X**2 / (1 + X**2): xmatan(X),
     sp.exp(-(X**2)): sp.sqrt(sp.pi) / 2 * sp.erf(X),
     sp.exp(-(X**2) / 2): sp.sqrt(sp.pi / 2) * sp.erf(X / sp.sqrt(2)),
     X * sp.exp(-(X**2)): -expm1(-(X**2)) / 2,

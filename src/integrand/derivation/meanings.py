@@ -100,6 +100,7 @@ _TABLE: dict[str, Meaning] = {
         lambda x: x >= -1,
         _limits("nan", "inf", _guarded(lambda mp, x: x - mp.log1p(x) if x > -1 else mp.inf, 3)),
     ),
+    "xmatan": _limits("-inf", "inf", _guarded(lambda mp, x: x - mp.atan(x), 3)),
     "softplus0": lambda mp, x: (
         -mp.ln2
         if x == -mp.inf

@@ -222,6 +222,18 @@ def atan(o: Any, x: Any) -> Any:
     return o.where(x < 0, -r, r)
 
 
+def xmatan(o: Any, x: Any) -> Any:
+    """x - atan(x), with relative accuracy near 0: of y = tan(atan(x) / 2), x y^2 + 2 (y - atan y),
+    twice."""
+    near, t = _inside(o, x, -2.4142, 2.4142)
+    u = t / (1.0 + o.sqrt(1.0 + t * t))
+    v = u / (1.0 + o.sqrt(1.0 + u * u))
+    z = v * v
+    bent = t * (u * u) + 2.0 * (u * z - 2.0 * (v * (z * horner(c.ATAN[o.bits], z))))
+    far = o.where(near, 3.0, x)
+    return o.where(near, bent, far - atan(o, far))
+
+
 def asinh(o: Any, x: Any) -> Any:
     """log(x + sqrt(x^2 + 1))."""
     a = _magnitude(o, x)
@@ -360,6 +372,7 @@ _ROWS: dict[str, tuple[Definition | None, float, float]] = {
     "expm1_left": (expm1_left, 3, 3),
     "expm1mx_left": (expm1mx_left, 3, 3),
     "xmlog1p": (xmlog1p, 3, 3),
+    "xmatan": (xmatan, 6, 6),
     "softplus0": (softplus0, 3, 3),
 }
 

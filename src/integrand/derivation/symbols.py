@@ -65,6 +65,7 @@ expm1 = _primitive("expm1", sp.exp, lambda u: sp.exp(u) - 1)
 expm1mx = _primitive("expm1mx", expm1, lambda u: sp.exp(u) - 1 - u)
 log1p = _primitive("log1p", lambda u: 1 / (1 + u), lambda u: sp.log(1 + u))
 xmlog1p = _primitive("xmlog1p", lambda u: u / (1 + u), lambda u: u - sp.log(1 + u))
+xmatan = _primitive("xmatan", lambda u: u**2 / (1 + u**2), lambda u: u - sp.atan(u))
 sigmoid = _primitive(
     "sigmoid", lambda u: sigmoid(u) * sigmoid(-u), lambda u: 1 / (1 + sp.exp(-u)), sp.Rational(1, 2)
 )
@@ -118,7 +119,8 @@ class maximum(sp.Function):
 OWN: dict[str, type[Primitive]] = {
     c.__name__: c
     for c in (
-        expm1, expm1mx, log1p, xmlog1p, sigmoid, softplus, softplus0, logcosh, ndtr, softsign, relu,
+        expm1, expm1mx, log1p, xmlog1p, xmatan, sigmoid, softplus, softplus0, logcosh, ndtr,
+        softsign, relu,
     )
 }  # fmt: skip
 FUNCTIONS: dict[str, Any] = OWN | {

@@ -22,7 +22,7 @@ Node = tuple[Any, ...]
 _UNARY = (
     "exp", "expm1", "log", "log1p", "sqrt", "abs", "sign", "tanh", "sinh", "cosh", "atan", "asinh",
     "erf", "erfc", "ndtr", "sigmoid", "softplus", "logcosh", "sin", "cos", "softsign", "relu",
-    "expm1mx", "xmlog1p", "softplus0",
+    "expm1mx", "xmlog1p", "softplus0", "xmatan",
 )  # fmt: skip
 FUNCTIONS: dict[str, int] = {**dict.fromkeys(_UNARY, 1), "min": 2, "max": 2}
 RESERVED = frozenset(FUNCTIONS) | {"x", "pi", "oo", "raw", "params"}

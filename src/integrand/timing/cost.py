@@ -16,6 +16,7 @@ _EXPENSIVE = frozenset(
         "log",
         "log1p",
         "xmlog1p",
+        "xmatan",
         "sqrt",
         "tanh",
         "sinh",

@@ -24,6 +24,7 @@ _NAMED: dict[str, Callable[..., Any]] = {
     "logcosh": lambda x: torch.log(torch.cosh(x)),
     "expm1mx": lambda x: torch.expm1(x) - x,
     "xmlog1p": lambda x: x - torch.log1p(x),
+    "xmatan": lambda x: x - torch.atan(x),
     "softplus0": lambda x: F.softplus(x) - math.log(2),
 }
 
