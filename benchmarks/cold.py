@@ -3,8 +3,8 @@
     python benchmarks/cold.py --json results/bench/cold/summary.json
 
 In a cache of its own: seconds to derive, to compile C, to generate Triton source, and to load what
-the cache has. Then processes that start together on an empty cache: each must
-give the same values, and the compiler may run once.
+the cache has. Then processes that start together on an empty cache: all must give the same values,
+and the compiler may run once.
 """
 
 from __future__ import annotations
