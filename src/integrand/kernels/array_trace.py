@@ -168,6 +168,12 @@ class Functions:
             else v
             for name, v in zip(outputs, values, strict=True)
         ]
+        if "copy" in self.library.patterns:
+            # an autograd function may not return its own input
+            results = [
+                trace.emit(self.library.patterns["copy"], v) if v.name == "x" else v
+                for v in map(trace.tensor, results)
+            ]
         lines = [f'"""{meaning}."""', *trace.lines(*results)]
         returned = [trace.text(v) for v in results]
         many = ", ".join(returned) if len(returned) > 1 else f"({returned[0]},)"

@@ -7,12 +7,12 @@ import re
 from integrand.kernels.array_trace import TABLE, Functions, Library
 from integrand.kernels.export import Export, safe_names
 
-_FULL = "torch.full((), {}, dtype=x.dtype, device=x.device)"
 TORCH = Library(
     "torch",
     {
         "float64": "torch.float64",
-        "full": _FULL,
+        "copy": "{}.clone()",
+        "full": "torch.full((), {}, dtype=x.dtype, device=x.device)",
         "pow": "torch.pow({}, {})",
         "rint": "torch.round({})",
     },
