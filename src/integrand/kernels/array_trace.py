@@ -36,6 +36,18 @@ class ArrayTrace(Trace):
         super().__init__(bits, True, source)
         self.library, self.source = source.library, source
 
+    def lines(self, *results: Any) -> list[str]:
+        live, stack = set(), [r for r in results if isinstance(r, Value)]
+        while stack:
+            value = stack.pop()
+            if value not in live:
+                live.add(value)
+                stack += [o for o in value.operands if isinstance(o, Value)]
+        for value in set(self._known.values()) - live:
+            # of a branch that a constant rules out
+            value.uses = 0
+        return super().lines(*results)
+
     def text(self, value: Any) -> str:
         if isinstance(value, Value):
             return value.name

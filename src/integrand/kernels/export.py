@@ -83,6 +83,18 @@ def _constrained(p: Param, raw: str, names: Mapping[str, str], library: str) -> 
     return f"{high} - {library}.softplus({raw})"
 
 
+def used(definitions: Mapping[str, str], code: str) -> list[str]:
+    """The definitions whose names occur in the code or in one of those, in their own order."""
+    found: set[str] = set()
+    texts = [code]
+    while texts:
+        words = set(re.findall(r"\w+", texts.pop()))
+        new = [name for name in definitions if name in words and name not in found]
+        found.update(new)
+        texts += [definitions[name] for name in new]
+    return [text for name, text in definitions.items() if name in found]
+
+
 def safe_names(names: tuple[str, ...], taken: re.Pattern[str]) -> list[str]:
     """The names as variables of the source: what the template calls something else gets a `_`."""
     return [f"{n}_" if taken.fullmatch(n) or keyword.iskeyword(n) else n for n in names]

@@ -31,9 +31,7 @@ _TABLE = TABLE.format(
 )
 _TAKEN = re.compile(r"x|f|df|torch|nn|F|v\d+")
 
-_FUNCTION = '''
-
-class _Function(torch.autograd.Function):
+_FUNCTION = '''class _Function(torch.autograd.Function):
     """Computes in {compute}, rounds once.
 
     Backward keeps x and the parameter values.
@@ -72,9 +70,9 @@ def _numbers_of(params, z):
 def _summed(terms, p):
     total = terms.sum().reshape(p.shape) if p.numel() == 1 else terms.sum_to_size(p.shape)
     return total.to(p.dtype)
+'''
 
-
-class {cls}(nn.Module):
+_LAYER = '''class {cls}(nn.Module):
     """y = f(x), elementwise on tensors of any shape.{about}"""
 {init}
     def forward(self, x):
@@ -112,48 +110,55 @@ def source(export: Export) -> str:
         functions.scalar("f", program, ["f"], names, "f(x)"),
         functions.scalar("df", program, outputs, names, meaning),
     ]
-    head = ["import torch"]
-    module = _module(export, names)
-    if "F." in module:
-        head.append("import torch.nn.functional as F")
-    head.append("from torch import nn\n")
     tables = [_TABLE, *functions.tables.values()] if functions.tables else []
-    parts = ["\n".join(head), *functions.text.values(), *tables, *bodies]
-    return export.docstring("Needs torch alone.") + "\n\n" + "\n\n".join(parts) + module
+    written = layer(export, names)
+    parts = [imports(written), *functions.text.values(), *tables, *bodies, _function(export), written]
+    return export.docstring("Needs torch alone.") + "\n\n" + "\n\n".join(parts)
 
 
-def _module(export: Export, names: dict[str, str]) -> str:
+def imports(code: str) -> str:
+    """The imports of a module with a layer."""
+    functional = ["import torch.nn.functional as F"] if "F." in code else []
+    return "\n".join(["import torch", *functional, "from torch import nn", ""])
+
+
+def _function(export: Export) -> str:
     wide = export.program.wide
     rule = "torch.float64"
     if not wide:
         rule += " if x.dtype == torch.float64 else torch.float32"
     return _FUNCTION.format(
-        compute="float64" if wide else "float32 (float64 for float64)",
-        rule=rule,
+        compute="float64" if wide else "float32 (float64 for float64)", rule=rule
+    )
+
+
+def layer(export: Export, names: dict[str, str], channels: bool = True) -> str:
+    """The `nn.Module` over `_Function`, its parameters as integrand's own module has them."""
+    given = "*self.values().values()" if names else ""
+    return _LAYER.format(
         cls=export.class_name,
-        about=_about(export),
-        init=_init(export, names) if names else "",
-        tensors=f"tensors = (x, {'*self.values().values()' if names else ''})".replace(", )", ",)"),
+        about=_about(channels) if names else "",
+        init=_init(export, names, channels) if names else "",
+        tensors=f"tensors = (x, {given})".replace(", )", ",)"),
     )
 
 
-def _about(export: Export) -> str:
-    if not export.program.params:
-        return ""
-    return (
-        "\n\n    Trainable parameters are stored unconstrained (raw); `values` are what f takes."
-        "\n    shape: (1,), or (C,) for one value per channel of the last dim of x.\n    "
-    )
+def _about(channels: bool) -> str:
+    shapes = "shape: (1,), or (C,) for one value per channel of the last dim of x.\n    "
+    about = "\n\n    Trainable parameters are stored unconstrained (raw); `values` are what f takes.\n    "
+    return about + (shapes if channels else "")
 
 
-def _init(export: Export, names: dict[str, str]) -> str:
+def _init(export: Export, names: dict[str, str], channels: bool) -> str:
     """`__init__`, `values` and `_apply`."""
-    lines = ["", "    def __init__(self, shape=(1,), device=None):", "        super().__init__()"]
+    shape = "shape=(1,), " if channels else ""
+    lines = ["", f"    def __init__(self, {shape}device=None):", "        super().__init__()"]
     lines.append('        like = {"dtype": torch.float32, "device": device}')
+    size = "shape" if channels else "(1,)"
     for name, raw in export.raw.items():
         value = float(export.spec.params[name].init)
         lines.append(f"        # {name} = {value!r}")
-        lines.append(f"        self.{name} = nn.Parameter(torch.full(shape, {raw!r}, **like))")
+        lines.append(f"        self.{name} = nn.Parameter(torch.full({size}, {raw!r}, **like))")
     for name, value in {**export.constants(), **export.buffers}.items():
         unused = "  # kept for checkpoints, not used" if name in export.buffers else ""
         lines.append(

@@ -70,6 +70,14 @@ def _numbers(spec: Spec, values: Mapping[str, Tensor | float]) -> dict[str, floa
 
 def _printed(export: Export, target: str, dtype: torch.dtype) -> str:
     match target:
+        case "c":
+            from integrand.kernels import c_export
+
+            return c_export.source(export, dtype)
+        case "triton":
+            from integrand.kernels import triton_export
+
+            return triton_export.source(export, dtype)
         case "jax":
             from integrand.kernels import jax_print
 
