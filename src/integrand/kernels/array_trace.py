@@ -6,7 +6,7 @@ function looks at the type of its argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,7 +155,7 @@ class Functions:
             lines = [f"{name} = _numbers("]
             lines += [f"    lo={table.lo},", f"    hi={table.hi},", f"    split={table.split},"]
             for field, numbers in fields.items():
-                lines += [f"    {field}=[", *(f"        {list(row)}," for row in numbers), "    ],"]
+                lines += [f"    {field}=[", *(f"        {_short(row)}," for row in numbers), "    ],"]
             self.tables[name] = "\n".join([*lines, ")"]) + "\n"
         return name
 
@@ -192,6 +192,12 @@ class Functions:
         lines.append(f"return {returned[0] if outputs == ['f'] else many}")
         head = f"def {title}({', '.join(['x', *names.values()])}):"
         return "\n".join([head, *(f"    {line}" for line in lines)]) + "\n"
+
+
+def _short(row: Sequence[float]) -> list[float]:
+    """A polynomial's coefficients without the zeros at its end."""
+    count = max((k + 1 for k, c in enumerate(row) if c), default=1)
+    return list(row[:count])
 
 
 TABLE = '''def _numbers(lo, hi, split, near, middle, growth, far):

@@ -86,8 +86,7 @@ def {name}(x{defaults}):
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(jnp.float32)
-    {given}
-    # keeps x and the parameters alone for the backward pass
+{given}    # keeps x and the parameters alone for the backward pass
     return jax.checkpoint(_core)(x{passed})
 '''
 
@@ -134,7 +133,7 @@ def _rules(export: Export, names: dict[str, str]) -> str:
     if _TAKEN.fullmatch(name) or keyword.iskeyword(name):
         name += "_"
     rule = "jnp.float64" + ("" if wide else " if x.dtype == jnp.float64 else jnp.float32")
-    convert = "{n} = _single(jnp.asarray({n}, _tangent(x)))"
+    convert = "    {n} = _single(jnp.asarray({n}, _tangent(x)))\n"
     return _RULES.format(
         begin="with enable_x64(True):\n        " if wide else "",
         more="    " if wide else "",
@@ -144,7 +143,7 @@ def _rules(export: Export, names: dict[str, str]) -> str:
         defaults="".join(f", {n}={float(params[p].init)!r}" for p, n in names.items()),
         about=" and in the parameters' values, which broadcast against x" if names else "",
         single=_SINGLE if names else "",
-        given="\n    ".join(convert.format(n=n) for n in names.values()),
+        given="".join(convert.format(n=n) for n in names.values()),
         passed="".join(f", {n}" for n in names.values()),
     )
 

@@ -20,6 +20,7 @@ from integrand.kernels import (
     unwatched,
 )
 from integrand.nn.constraints import constrained, raw_values
+from integrand.nn.source import source
 from integrand.spec import Spec, saved_buffers
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -94,6 +95,15 @@ class Pointwise(nn.Module):
             return self._constrained()
         cached = self._cached()
         return self._constrained() if cached is None else cached.values
+
+    def source(self, target: str, dtype: torch.dtype = torch.float32) -> str:
+        """Text of one file that computes this function, its current values folded in.
+
+        `target` is "torch", "c", "triton" or "jax"; `dtype` what C and Triton store. SpecError
+        where a parameter has more than one value.
+        """
+        with torch.no_grad():
+            return source(self.spec, self.program, self.formula, target, dtype, self.values())
 
     def forward(self, x: Tensor) -> Tensor:
         if unwatched() and not torch.is_grad_enabled() and x.is_cpu:

@@ -39,12 +39,13 @@ def source(
     """
     if values is None:
         raw, buffers = raw_values(spec.params, spec.values()), saved_buffers(spec)
-        return _printed(Export(spec, program, formula, raw, buffers), target, dtype)
+        export = Export(spec, program, formula, raw, buffers)
+        return _printed(export, target, dtype).rstrip() + "\n"
     from integrand.derivation.fold import folded
 
     numbers = _numbers(spec, values)
     export = Export(spec, folded(program, numbers), formula, values=numbers)
-    return _printed(export, target, dtype)
+    return _printed(export, target, dtype).rstrip() + "\n"
 
 
 def _numbers(spec: Spec, values: Mapping[str, Tensor | float]) -> dict[str, float]:
