@@ -39,7 +39,8 @@ def ulps(got, want):
     kept = np.isfinite(want) & (size > 2.0**-118) & (size < 2.0**127)
     kept &= np.abs(X.double().numpy()) > 2.0**-118
     _, exponent = np.frexp(size[kept])
-    return np.max(np.abs(got - want)[kept] / np.ldexp(1.0, exponent - 8), initial=0.0)
+    error = np.abs(got[kept] - want[kept])
+    return np.max(error / np.ldexp(1.0, exponent - 8), initial=0.0)
 
 
 # one each: closed form, table, table in fp64, parameter as breakpoint, sine in fp64, no parameters
@@ -49,7 +50,7 @@ def ulps(got, want):
 def test_every_bf16_number_has_its_f_and_slope_within_an_ulp(name, imported):
     act = ig.activation(name)
     text = act.source("jax")
-    assert "torch" not in text.replace("torch\n", "") and "import integrand" not in text
+    assert "torch" not in text and "import integrand" not in text
     f = function_of(imported(text), act)
     y, back = jax.vjp(jax.jit(f), patterns())
     (slope,) = back(jnp.ones_like(y))
@@ -60,16 +61,16 @@ def test_every_bf16_number_has_its_f_and_slope_within_an_ulp(name, imported):
 
 def test_slopes_at_breakpoints_are_the_declared_ones_in_both_modes(imported):
     xielu = imported(ig.activation("xielu").source("jax")).xielu
-    for x in (0.0, -0.0, -1e-7, 1e-7):
-        x = jnp.float32(x)
-        assert jax.grad(xielu)(x) == jax.jvp(xielu, (x,), (jnp.float32(1),))[1]
-        assert abs(jax.grad(xielu)(x) - 0.5) <= 2**-22
+    x = jnp.asarray([0.0, -0.0, -1e-7, 1e-7], jnp.float32)
+    slopes = jax.jit(jax.vmap(jax.grad(xielu)))(x)
+    assert slopes.tolist() == jax.jit(lambda v: jax.jvp(xielu, (v,), (v * 0 + 1,))[1])(x).tolist()
+    assert slopes[:2].tolist() == [0.5, 0.5] and (abs(slopes - 0.5) <= 2**-22).all()
     berlu = imported(ig.activation("berlu").source("jax")).berlu
     act = ig.activation("berlu")
     edges = [act.spec.values()["eps"], -act.spec.values()["eps"], 0.0]
     x = torch.tensor(edges, requires_grad=True)
     act(x, impl="reference").sum().backward()
-    assert jax.vmap(jax.grad(berlu))(jnp.asarray(edges)).tolist() == x.grad.tolist()
+    assert jax.jit(jax.vmap(jax.grad(berlu)))(jnp.asarray(edges)).tolist() == x.grad.tolist()
 
 
 def test_raw_parameters_their_gradients_and_values_are_those_of_the_module(imported):
@@ -93,30 +94,27 @@ def test_raw_parameters_their_gradients_and_values_are_those_of_the_module(impor
         np.testing.assert_allclose(draw[name], p.grad, rtol=1e-5)
 
 
-def test_backward_keeps_x_in_its_own_type_and_the_values_alone(imported):
-    from jax.ad_checkpoint import saved_residuals
+def test_backward_keeps_x_in_its_own_type_and_the_values_alone(imported, capsys):
+    from jax.ad_checkpoint import print_saved_residuals
 
     xielu = imported(ig.activation("xielu").source("jax")).xielu
     x = jnp.ones((64, 8), jnp.bfloat16)
-    kept = [a for a, _ in saved_residuals(lambda x, a: xielu(x, a).sum(), x, jnp.ones(1))]
-    assert [(a.dtype, a.shape) for a in kept if a.size > 1] == [(jnp.bfloat16, (64, 8))]
+    print_saved_residuals(lambda x, a: xielu(x, a).sum(), x, jnp.ones(1))
+    kept = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert [kind for kind in kept if "[]" not in kind and "[1]" not in kind] == ["bf16[64,8]"]
 
 
 def test_other_types_and_transformations(imported):
     module = imported(ig.activation("xielu").source("jax"))
     assert module.xielu(jnp.ones((), jnp.float16)).dtype == jnp.float16
     assert float(module.xielu(1)) == float(jnp.float32(1.3))
-    assert jax.hessian(module.xielu)(jnp.float32(0.5)) == pytest.approx(1.6)
+    assert jax.jit(jax.hessian(module.xielu))(jnp.float32(0.5)) == pytest.approx(1.6)
     x = np.linspace(-5, 5, 101)
-    with module_x64():
+    with jax.enable_x64(True):
         y = module.xielu(jnp.asarray(x))
         assert y.dtype == jnp.float64
         want = ig.activation("xielu")(torch.from_numpy(x), impl="reference").numpy()
         np.testing.assert_allclose(np.asarray(y), want, rtol=1e-15, atol=1e-16)
-
-
-def module_x64():
-    return getattr(jax, "enable_x64", None)(True)
 
 
 def test_folded_values_leave_a_function_of_x_alone(imported):
@@ -129,5 +127,5 @@ def test_folded_values_leave_a_function_of_x_alone(imported):
     # beside its root at -0.024 the terms cancel: relative to the larger one
     size = np.maximum(np.abs(want), 0.5 * np.abs(X.double().numpy()) * 2.0**-22 * 2**8)
     kept = np.isfinite(want) & (size > 2.0**-118) & (size < 2.0**127)
-    error = np.abs(np.asarray(y.astype(jnp.float32)) - want)
-    assert np.max(error[kept] / size[kept]) <= 2.0**-8
+    error = np.abs(np.asarray(y.astype(jnp.float32))[kept] - want[kept])
+    assert np.max(error / size[kept]) <= 2.0**-8

@@ -151,11 +151,13 @@ class Functions:
         name = f"_{table.name.upper()}"
         if name not in self.tables:
             rows = [row for side in table.middle for row in side]
-            fields = {"near": table.near, "middle": rows, "growth": table.growth, "far": table.far}
+            fields = {"near": table.near, "middle": rows, "far": table.far}
+            fields = {name: [_short(row) for row in rows] for name, rows in fields.items()}
+            fields["growth"] = [list(row) for row in table.growth]
             lines = [f"{name} = _numbers("]
             lines += [f"    lo={table.lo},", f"    hi={table.hi},", f"    split={table.split},"]
             for field, numbers in fields.items():
-                lines += [f"    {field}=[", *(f"        {_short(row)}," for row in numbers), "    ],"]
+                lines += [f"    {field}=[", *(f"        {row}," for row in numbers), "    ],"]
             self.tables[name] = "\n".join([*lines, ")"]) + "\n"
         return name
 

@@ -32,7 +32,7 @@ _TAKEN = re.compile(
 def source(export: Export, dtype: torch.dtype) -> str:
     """One C11 file for a storage type: NAME_f, NAME_df, NAME_forward and NAME_backward.
 
-    The arithmetic is that of integrand's own kernels; the loops are plain ones.
+    The expressions are those of integrand's own kernels; the loops are plain ones.
     """
     if dtype not in STORAGE:
         names = ", ".join(str(d).removeprefix("torch.") for d in STORAGE)
@@ -75,7 +75,9 @@ def _head(export: Export, dtype: torch.dtype, real: str) -> str:
         f"cc -O2 -std=c11 -c {name}.c; link with -lm. Never -ffast-math: the digits matter.",
     )
     comment = "\n   ".join(lines).replace("*/", "* /").replace("   \n", "\n")
-    includes = [f"#include <{h}.h>" for h in ("float", "math", "stdbool", "stddef", "stdint", "string")]
+    includes = [
+        f"#include <{h}.h>" for h in ("float", "math", "stdbool", "stddef", "stdint", "string")
+    ]
     return "\n".join([f"/* {comment} */", "", *includes, "", "#define INLINE static inline"])
 
 
@@ -147,7 +149,11 @@ def _loops(export: Export, program: Program, dtype: torch.dtype, real: str, bits
 
     shared = f", const {name}_params *u" if count else ""
     pass_u, pass_partials = (", u", ", partials") if count else ("", "")
-    said = f", and adds the sums of dout df/d{{{', '.join(program.params)}}} to dparams" if count else ""
+    said = (
+        f", and adds the sums of dout df/d{{{', '.join(program.params)}}} to dparams"
+        if count
+        else ""
+    )
     sums = [f"    for (int k = 0; k < {count}; k++) dparams[k] += (double)(g * partials[k]);"]
     return "\n".join(
         [

@@ -39,7 +39,9 @@ class Export:
         lines = [*self._wrapped(about), ""]
         if self.spec.source:
             lines += textwrap.wrap(f"Source: {self.spec.source}.", WIDTH)
-        lines.append(f"Written by integrand {_version()}; declaration sha256 {self.spec.sha256[:16]}.")
+        lines.append(
+            f"Written by integrand {_version()}; declaration sha256 {self.spec.sha256[:16]}."
+        )
         return [*lines, *self._wrapped(notes)]
 
     @staticmethod
@@ -55,7 +57,6 @@ class Export:
     def class_name(self) -> str:
         """xielu_beta as XieluBeta."""
         return "".join(part.capitalize() for part in self.spec.name.split("_"))
-
 
     def constraints(
         self, names: Mapping[str, str], stored: Mapping[str, str], library: str

@@ -84,7 +84,7 @@ _LAYER = '''class {cls}(nn.Module):
         return _Function.forward(*tensors)
 '''
 
-_KEPT = '''
+_KEPT = """
     def _apply(self, fn, recurse=True):
         # raw parameters stay float32 in a half-precision model, where they would stop moving
         def kept(t):
@@ -93,7 +93,7 @@ _KEPT = '''
             return t.to(moved.device) if half else moved
 
         return super()._apply(kept, recurse)
-'''
+"""
 
 
 def source(export: Export) -> str:
@@ -112,7 +112,14 @@ def source(export: Export) -> str:
     ]
     tables = [_TABLE, *functions.tables.values()] if functions.tables else []
     written = layer(export, names)
-    parts = [imports(written), *functions.text.values(), *tables, *bodies, _function(export), written]
+    parts = [
+        imports(written),
+        *functions.text.values(),
+        *tables,
+        *bodies,
+        _function(export),
+        written,
+    ]
     return export.docstring("Needs torch alone.") + "\n\n" + "\n\n".join(parts)
 
 

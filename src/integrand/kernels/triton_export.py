@@ -118,7 +118,9 @@ def source(export: Export, dtype: torch.dtype) -> str:
     helpers = used(_helpers(), "\n".join([*body, kernels]))
     code = [*body, *helpers, kernels, function, written]
     stored = str(dtype).removeprefix("torch.")
-    note = f"Stored as {stored}, computed in float{module.bits}, rounded once. Needs triton and torch."
+    note = (
+        f"Stored as {stored}, computed in float{module.bits}, rounded once. Needs triton and torch."
+    )
     head = "import functools\n\n" + imports(written) + "\n".join(_imports(module))
     return export.docstring(note) + "\n\n" + "\n\n".join([head, *code])
 
