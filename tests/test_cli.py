@@ -119,6 +119,15 @@ def test_shown_torch_source_runs_and_agrees(capsys):
     assert ig.activation("relu2")(x).tolist() == [0.0, 9.0]
 
 
+def test_show_folds_parameter_values_in(capsys):
+    values = "alpha_p=166,alpha_n=41.25"
+    assert main(["show", "xielu", "--target", "jax", "--params", values]) == 0
+    shown = capsys.readouterr().out
+    assert "at alpha_p = 166.0, alpha_n = 41.25, beta = 0.5" in shown and "def xielu(x):" in shown
+    assert main(["show", "xielu", "--target", "c", "--params", "alpha_n=0.25"]) == 2
+    assert "'alpha_n' must be above beta = 0.5, got 0.25" in capsys.readouterr().err
+
+
 def test_certify_measures_at_given_values_and_keeps_rows(capsys):
     args = ["certify", "xielu", "--dtype", "bf16", "--params", "alpha_p=2,alpha_n=1"]
     assert main([*args, "--json", "out.json"]) == 0

@@ -1,7 +1,7 @@
 """Stand-alone source for torch: the declared module without integrand; values folded in."""
 
-import torch
 import pytest
+import torch
 
 import integrand as ig
 

@@ -117,6 +117,12 @@ def test_other_storage_compiles_strictly(dtype, tmp_path):
     assert torch.isfinite(dx).all()
 
 
+# a branch that a constant rules out, a table with a constant tail, constants without parameters
+@pytest.mark.parametrize("name", ["xssslupr", "tanhshrink", "integral_erf"])
+def test_nothing_unused_is_left(name, tmp_path):
+    built(ig.activation(name), torch.float32, tmp_path, STRICT)
+
+
 def test_a_type_that_c_does_not_store_is_refused():
     with pytest.raises(ig.BackendError, match="C source stores"):
         ig.activation("relu").source("c", torch.int32)

@@ -1,4 +1,4 @@
-"""The scalar program as one stand-alone C file: f and f' as plain functions, and two array loops."""
+"""The scalar program as one stand-alone C file: f and f' as functions, and two array loops."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def _parameters(export: Export, names: dict[str, str]) -> str:
             "",
             "",
             "def values(raw):",
-            '    """The constrained parameter values, by the names of the function\'s arguments."""',
+            '    """The constrained values, by the names of the arguments."""',
             *lines,
             f"    return {{{pairs}}}",
             "",

@@ -1,4 +1,4 @@
-"""The scalar program as a stand-alone torch module: readable source that does not import integrand."""
+"""The scalar program as a stand-alone torch module: f, f' and an `nn.Module`."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ def layer(export: Export, names: dict[str, str], channels: bool = True) -> str:
 
 def _about(channels: bool) -> str:
     shapes = "shape: (1,), or (C,) for one value per channel of the last dim of x.\n    "
-    about = "\n\n    Trainable parameters are stored unconstrained (raw); `values` are what f takes.\n    "
-    return about + (shapes if channels else "")
+    about = "Trainable parameters are stored unconstrained (raw); `values` are what f takes."
+    return f"\n\n    {about}\n    {shapes if channels else ''}"
 
 
 def _init(export: Export, names: dict[str, str], channels: bool) -> str:

@@ -121,7 +121,7 @@ def source(export: Export, dtype: torch.dtype) -> str:
     note = (
         f"Stored as {stored}, computed in float{module.bits}, rounded once. Needs triton and torch."
     )
-    head = "import functools\n\n" + imports(written) + "\n".join(_imports(module))
+    head = "import functools\n\n" + imports(written) + module.imports()
     return export.docstring(note) + "\n\n" + "\n\n".join([head, *code])
 
 
@@ -141,11 +141,6 @@ def _helpers() -> dict[str, str]:
     """The functions that kernels are built on, by name."""
     texts = HELPERS.strip().split("\n\n\n")
     return {re.findall(r"def (\w+)", text)[0]: text + "\n" for text in texts}
-
-
-def _imports(module: Module) -> list[str]:
-    """Triton's imports and the interpreter's switch, as the kernels' own module has them."""
-    return module.header().partition('"""\n\n')[2].splitlines() + [""]
 
 
 def _numbers(numbers: list[float]) -> str:

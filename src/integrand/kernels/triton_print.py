@@ -70,7 +70,11 @@ class Module:
         stored = str(self.dtype).removeprefix("torch.")
         lines += [f"Stored as {stored}, computed in float{self.bits}, rounded once."]
         lines += ["Written by integrand from the activation's scalar program."]
-        text = '"""' + "\n".join(lines) + '\n"""\n\nimport triton\nimport triton.language as tl\n'
+        return '"""' + "\n".join(lines) + '\n"""\n\n' + self.imports()
+
+    def imports(self) -> str:
+        """Triton's imports, and whether it interprets."""
+        text = "import triton\nimport triton.language as tl\n"
         if "libdevice" in "".join(self.functions.text.values()):
             text += "from triton.language.extra import libdevice\n"
         return text + _MODE
