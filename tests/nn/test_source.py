@@ -118,7 +118,8 @@ def test_a_layer_writes_its_current_values_as_numbers(imported):
     [
         ({"alpha": 1.0}, "has no parameter 'alpha'; it has: alpha_p, alpha_n, beta"),
         ({"alpha_n": 0.4}, "'alpha_n' must be above beta = 0.5"),
-        ({"beta": float("nan")}, "'beta' must be a finite number"),
+        ({"beta": float("nan")}, "'beta' must be a finite number, got nan"),
+        ({"beta": "half"}, "'beta' must be a finite number, got 'half'"),
         ({"alpha_p": torch.ones(4)}, "must be a single number, 'alpha_p' has shape (4,)"),
     ],
 )
@@ -135,10 +136,24 @@ def test_an_unknown_target_names_the_known_ones():
         ig.activation("relu").source("onnx")
 
 
-def test_parameters_may_have_the_names_of_the_source_s_own(imported):
-    params = {n: ig.Param(0.5 + k) for k, n in enumerate(("F", "torch", "v1", "f"))}
-    act = ig.derive(ig.Spec(name="names", function="F*x*x + torch*x + v1*f*x", params=params))
-    layer = imported(act.source("torch")).Names()
-    torch.testing.assert_close(
-        layer(samples(torch.float32)), act(samples(torch.float32)), equal_nan=True
-    )
+def test_bounds_of_every_kind_and_names_of_the_source_s_own(imported):
+    params = {
+        "F": ig.Param(0.5, above=-1, below=2),
+        "torch": ig.Param(1.5, below=5),
+        "v1": ig.Param(2.5, above=0, below="torch2"),
+        "f": ig.Param(3.5, above="F"),
+        "torch2": ig.Param(4.5),
+    }
+    text = "F*x*x + torch*x + v1*f*x + torch2*x"
+    act = ig.derive(ig.Spec(name="names", function=text, params=params))
+    written, own = imported(act.source("torch")).Names(), act.module(impl="reference")
+    with torch.no_grad():
+        for k, p in enumerate(own.parameters()):
+            p.add_(0.5 - 0.3 * k)
+    written.load_state_dict(own.state_dict())
+    assert {k: v.item() for k, v in written.values().items()} == {
+        k: v.item() for k, v in own.values().items()
+    }
+    x = samples(torch.float32)
+    for a, b in zip(outcome(written, x), outcome(own, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)

@@ -62,9 +62,12 @@ def _numbers(spec: Spec, values: Mapping[str, Tensor | float]) -> dict[str, floa
                 f"a folded value must be a single number, '{name}' has shape {tuple(value.shape)}:"
                 " leave out values= and keep the parameters"
             )
-        numbers[name] = float(value)
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError):
+            numbers[name] = math.nan
         if not math.isfinite(numbers[name]):
-            raise SpecError(f"'{name}' must be a finite number, got {numbers[name]}")
+            raise SpecError(f"'{name}' must be a finite number, got {value!r}")
     check_values(spec, numbers)
     return numbers
 
