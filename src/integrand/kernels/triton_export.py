@@ -49,6 +49,7 @@ def backward(
 {sums}'''
 
 _FUNCTION = '''BLOCK = 1024
+OPTIONS = {{"enable_fp_fusion": True}}
 # the polynomials of tables
 TABLES = {tables}
 
@@ -73,7 +74,7 @@ class _Function(torch.autograd.Function):
         y = torch.empty_like(x)
         grid = (triton.cdiv(x.numel(), BLOCK),)
         if x.numel():
-            forward[grid](x, y, *params, _tables(x.device), x.numel(), BLOCK)
+            forward[grid](x, y, *params, _tables(x.device), x.numel(), BLOCK, **OPTIONS)
         return y
 
     @staticmethod
@@ -89,7 +90,8 @@ class _Function(torch.autograd.Function):
         grid = (triton.cdiv(x.numel(), BLOCK),)
         sums = torch.zeros(len(params), *grid, dtype=torch.float64, device=x.device)
         if x.numel():
-            backward[grid](x, dout, dx, sums, *params, _tables(x.device), x.numel(), BLOCK)
+            arrays = (x, dout, dx, sums, *params, _tables(x.device))
+            backward[grid](*arrays, x.numel(), BLOCK, **OPTIONS)
         totals = sums.sum(1)
         return dx, *(t.reshape(p.shape).to(p.dtype) for t, p in zip(totals, params))
 '''
