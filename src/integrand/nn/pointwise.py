@@ -20,6 +20,8 @@ from integrand.kernels import (
     unwatched,
 )
 from integrand.nn.constraints import constrained, raw_values
+from integrand.nn.formula import Formula, trained
+from integrand.nn.shards import Layout, distributed, local_parameters, on_one_mesh, on_shards
 from integrand.spec import Spec, saved_buffers
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -74,8 +76,10 @@ class Pointwise(nn.Module):
             raise ValueError(
                 f"shape must be (1,), (C,) or one per expert like (E, 1, 1), got {tuple(shape)}"
             )
-        self.spec, self.program, self.formula, self.impl = spec, program, formula, impl
+        self.spec, self.program, self.impl = spec, program, impl
         self.output_only = output_only
+        self.layout: Layout | None = None
+        self._formula = formula
         register(program)
         self._keep_fp32 = dtype is None
         self._inference: _Inference | None = None
@@ -96,11 +100,31 @@ class Pointwise(nn.Module):
         return self._constrained() if cached is None else cached.values
 
     def forward(self, x: Tensor) -> Tensor:
+        if type(x) not in _PLAIN and distributed(x):
+            return self.with_values(self._run, x)
         if unwatched() and not torch.is_grad_enabled() and x.is_cpu:
             cached = self._cached()
             if cached is not None:
                 return apply(self.program, x, cached.ordered, self.impl, cached.constants)
-        values = self._ordered(self._constrained())
+        return self.with_values(self._run, x)
+
+    def with_values(self, function: Callable[..., Any], *xs: Tensor) -> Any:
+        """function(values in the program's order, *xs), elementwise in xs of one shape.
+
+        DTensors, and plain shards of the declared `layout`, are computed on this rank's part, with
+        parameter gradients summed over the ranks that share the parameter.
+
+        Raises:
+            BackendError: the parameters are sharded and x says nothing about where it lies.
+        """
+
+        def run(layout: Layout | None, *parts: Tensor) -> Any:
+            values = self._plain() if layout is None else self._local(layout, parts[0].ndim)
+            return function(self._ordered(values), *parts)
+
+        return on_shards(run, *xs) if any(map(distributed, xs)) else run(self.layout, *xs)
+
+    def _run(self, values: list[Tensor], x: Tensor) -> Tensor:
         if self.output_only is not None:
             return self.output_only.apply(x, values, self.impl)
         return apply(self.program, x, values, self.impl)
@@ -108,9 +132,25 @@ class Pointwise(nn.Module):
     def _ordered(self, values: dict[str, Tensor]) -> list[Tensor]:
         return [values[name] for name in self.program.params]
 
+    def _raw(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.spec.params}
+
     def _constrained(self) -> dict[str, Tensor]:
-        raw = {name: getattr(self, name) for name in self.spec.params}
+        raw = self._raw()
+        return constrained(self.spec.params, on_one_mesh(raw)) if raw else {}
+
+    def _local(self, layout: Layout, ndim: int) -> dict[str, Tensor]:
+        raw = local_parameters(self._raw(), layout, ndim)
         return constrained(self.spec.params, raw) if raw else {}
+
+    def _plain(self) -> dict[str, Tensor]:
+        values = self.values()
+        if sharded := [k for k, v in values.items() if distributed(v)]:
+            raise BackendError(
+                f"'{self.spec.name}' has '{sharded[0]}' as a DTensor and got a plain x: call the"
+                " module, not its forward, under FSDP, or plan ActivationParallel() for it"
+            )
+        return values
 
     def _cached(self) -> _Inference | None:
         """The values without autograd, computed again when a number has changed; else None."""
@@ -160,12 +200,34 @@ class Pointwise(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_inference": None}
 
+    def formula(self, channel: int | None = None) -> Formula:
+        """The trained function as text and as a spec in TOML.
+
+        `ig.derive(layer.formula().spec)(x)` is bit for bit `layer(x)`; a module made of it stores
+        raw parameters again, whose values differ by at most 1e-6 relative. All ranks must call it
+        where parameters are sharded.
+
+        Args:
+            channel: which parameters, where there is more than one set: the channel of shape
+                (C,), the expert of (E, 1, 1).
+
+        Raises:
+            SpecError: several sets of parameters and no channel, or no such channel.
+        """
+        with torch.no_grad():
+            return trained(self.spec, self._formula, self.values(), channel)
+
     def extra_repr(self) -> str:
         values = ", ".join(f"{k}={_short(v)}" for k, v in self.values().items())
-        return f"{self.spec.name}: f(x) = {self.formula}" + (f"; {values}" if values else "")
+        return f"{self.spec.name}: f(x) = {self._formula}" + (f"; {values}" if values else "")
 
 
 def _short(value: Tensor) -> str:
+    if distributed(value):
+        # the others' shards would take a collective, which printing on one rank waits for forever
+        if not all(p.is_replicate() for p in value.placements):
+            return "sharded"
+        value = value.to_local()
     if value.is_meta:
         return "meta"
     value = value.detach().float()
