@@ -51,9 +51,9 @@ def shard(
 
     activations = [m for m in activation_modules(model).values() if [*m.parameters()]]
     kept = MixedPrecisionPolicy(cast_forward_inputs=False)
+    apart = options | {"mesh": mesh, "mp_policy": kept, "reshard_after_forward": False}
     for activation in activations:
-        apart = {"mesh": mesh, "mp_policy": kept, "reshard_after_forward": False}
-        fully_shard(activation, **{**options, **apart})
+        fully_shard(activation, **apart)
     options |= {"mesh": mesh, "mp_policy": mp_policy or MixedPrecisionPolicy()}
     chosen = {id(block) for block in (_blocks(model) if blocks is None else blocks)}
     chosen = (chosen | {id(model)}) - {id(activation) for activation in activations}
