@@ -96,7 +96,7 @@ def a_bf16_policy_leaves_activation_parameters_fp32(mesh: DeviceMesh) -> None:
         seen = []
         for activation in activation_modules(model).values():
             activation.register_forward_hook(
-                lambda m, xs, y: seen.append((m.alpha_p.dtype, xs[0].dtype, y.dtype))
+                lambda m, xs, y, seen=seen: seen.append((m.alpha_p.dtype, xs[0].dtype, y.dtype))
             )
         loss(model, tokens(mesh)).backward()
         assert seen == [(torch.float32, torch.bfloat16, torch.bfloat16)] * 2

@@ -7,6 +7,7 @@ from integrand.nn.groups import parameter_groups
 from integrand.nn.growth import GrowthMonitor
 from integrand.nn.mlp import MLP, GatedMLP
 from integrand.nn.pointwise import Pointwise
+from integrand.nn.shards import need_distributed
 
 __all__ = [
     "MLP",
@@ -24,6 +25,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # its base class lives in torch.distributed.tensor, which `import integrand` leaves alone
     if name == "ActivationParallel":
+        need_distributed()
         from integrand.nn.tensor_parallel import ActivationParallel
 
         return ActivationParallel

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from integrand.errors import BackendError
 from integrand.nn.groups import activation_modules
+from integrand.nn.shards import need_distributed
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -43,10 +43,7 @@ def shard(
     Raises:
         BackendError: this build of torch has no distributed package.
     """
-    from torch import distributed
-
-    if not distributed.is_available():
-        raise BackendError("sharding needs a build of torch with torch.distributed; this has none")
+    need_distributed()
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     activations = [m for m in activation_modules(model).values() if [*m.parameters()]]

@@ -37,6 +37,14 @@ class Geometry(NamedTuple):
     stride: tuple[int, ...]
 
 
+def need_distributed() -> None:
+    """Raise `BackendError` on a build of torch without its distributed package."""
+    if not torch.distributed.is_available():
+        raise BackendError(
+            "this needs a build of torch with torch.distributed, which this one lacks"
+        )
+
+
 def distributed(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether this is a DTensor; without an import of torch.distributed."""
     return hasattr(tensor, "device_mesh")

@@ -10,7 +10,6 @@ from torch.distributed.tensor.placement_types import Placement
 
 from integrand.errors import BackendError
 from integrand.nn.groups import activation_modules
-from integrand.nn.pointwise import Pointwise
 from integrand.nn.shards import Layout
 
 
@@ -42,6 +41,20 @@ class ActivationParallel(ParallelStyle):
             )
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        self.install_forward(module, device_mesh)
+        for activation in activation_modules(module).values():
+            _replicate(activation, device_mesh, self.src_data_rank)
+        return module
+
+    def install_forward(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+        """Declare where plain inputs lie and leave the parameters plain tensors.
+
+        This is what transformers calls: `ALL_PARALLEL_STYLES.register("integrand",
+        ig.nn.ActivationParallel())` makes "integrand" an entry for its `tp_plan`.
+
+        Raises:
+            BackendError: `module` holds no integrand activation.
+        """
         found = activation_modules(module)
         if not found:
             raise BackendError(
@@ -49,17 +62,7 @@ class ActivationParallel(ParallelStyle):
                 f" {type(module).__name__}; replace the activation first, with ig.swap"
             )
         for activation in found.values():
-            _replicate(activation, device_mesh, self.src_data_rank)
-            self.install_forward(activation, device_mesh)
-        return module
-
-    def install_forward(self, module: Pointwise, mesh: DeviceMesh) -> Pointwise:
-        """Declare where plain inputs lie and leave the parameters plain tensors.
-
-        This is what transformers calls: `ALL_PARALLEL_STYLES.register("integrand",
-        ig.nn.ActivationParallel())` makes "integrand" an entry for its `tp_plan`.
-        """
-        module.layout = Layout(mesh, (self.input_layouts,))
+            activation.layout = Layout(mesh, (self.input_layouts,))
         return module
 
     def shard_param(self, module: nn.Module, param: str, mesh: DeviceMesh) -> None:
