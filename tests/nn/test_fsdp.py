@@ -163,6 +163,19 @@ def named_blocks_are_groups(mesh: DeviceMesh) -> None:
     train(model, tokens(mesh), 1)
 
 
+def a_model_on_meta_is_sharded_then_filled(mesh: DeviceMesh) -> None:
+    with torch.device("meta"):
+        model = ig.nn.shard(nn.Sequential(ig.nn.MLP(ig.activation("xielu"), 4, 8)), mesh)
+    model.to_empty(device="cpu")
+    made = model[0].act_fn
+    made.reset_parameters()
+    fresh = ig.activation("xielu").module()
+    for name, expected in fresh.state_dict().items():
+        found = getattr(made, name)
+        found = found.full_tensor() if isinstance(found, DTensor) else found
+        assert torch.equal(found.detach(), expected), name
+
+
 def growth_is_seen_on_every_rank(mesh: DeviceMesh) -> None:
     model = ig.nn.shard(decoder(), mesh)
     monitor = ig.nn.GrowthMonitor(model)
@@ -191,6 +204,7 @@ NAMES = [
         checkpoints_are_those_of_the_unsharded_model,
         inference_sees_every_step,
         named_blocks_are_groups,
+        a_model_on_meta_is_sharded_then_filled,
         growth_is_seen_on_every_rank,
     )
 ]

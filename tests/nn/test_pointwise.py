@@ -138,6 +138,14 @@ def test_backward_keeps_x_alone(act):
     assert sum(n for n in storages.values() if n >= 1024) == 2 * x.numel()
 
 
+def test_a_layer_made_on_meta_takes_its_declared_values(act):
+    layer = act.module(device="meta").to_empty(device="cpu")
+    layer.reset_parameters()
+    expected = act.module().state_dict()
+    assert list(layer.state_dict()) == list(expected)
+    assert all(torch.equal(v, expected[k]) for k, v in layer.state_dict().items())
+
+
 def test_copies_and_pickles_work(act):
     layer = act.module(shape=(4,))
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):

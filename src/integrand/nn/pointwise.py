@@ -84,13 +84,19 @@ class Pointwise(nn.Module):
         self._keep_fp32 = dtype is None
         self._inference: _Inference | None = None
         options: dict[str, Any] = {"dtype": dtype or torch.float32, "device": device}
-        for name, raw in raw_values(spec.params, spec.values()).items():
-            self.register_parameter(name, nn.Parameter(torch.full(tuple(shape), raw, **options)))
-        for name, p in spec.params.items():
-            if not p.trainable:
-                self.register_buffer(name, torch.tensor(float(p.init), **options))
-        for name, value in saved_buffers(spec).items():
-            self.register_buffer(name, torch.tensor(value, **options))
+        constants = [name for name, p in spec.params.items() if not p.trainable]
+        for name in raw_values(spec.params, spec.values()):
+            self.register_parameter(name, nn.Parameter(torch.empty(tuple(shape), **options)))
+        for name in (*constants, *saved_buffers(spec)):
+            self.register_buffer(name, torch.empty((), **options))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The declared initial values again, as after `to_empty` of a model made on `meta`."""
+        raw = raw_values(self.spec.params, self.spec.values())
+        with torch.no_grad():
+            for name, value in {**saved_buffers(self.spec), **self.spec.values(), **raw}.items():
+                getattr(self, name).fill_(value)
 
     def values(self) -> dict[str, Tensor]:
         """The constrained parameter values by name; differentiable in the raw parameters."""
