@@ -106,7 +106,7 @@ class Pointwise(nn.Module):
         return self._constrained() if cached is None else cached.values
 
     def forward(self, x: Tensor) -> Tensor:
-        if type(x) not in _PLAIN and distributed(x):
+        if distributed(x):
             return self.with_values(self._run, x)
         if unwatched() and not torch.is_grad_enabled() and x.is_cpu:
             cached = self._cached()
@@ -121,14 +121,15 @@ class Pointwise(nn.Module):
         parameter gradients summed over the ranks that share the parameter.
 
         Raises:
-            BackendError: the parameters are sharded and x says nothing about where it lies.
+            BackendError: the parameters are DTensors and x says nothing about where it lies.
         """
-
-        def run(layout: Layout | None, *parts: Tensor) -> Any:
-            values = self._plain() if layout is None else self._local(layout, parts[0].ndim)
-            return function(self._ordered(values), *parts)
-
-        return on_shards(run, *xs) if any(map(distributed, xs)) else run(self.layout, *xs)
+        if any(map(distributed, xs)):
+            return on_shards(
+                lambda layout, *parts: function(self._local(layout, parts[0].ndim), *parts), *xs
+            )
+        if self.layout is None:
+            return function(self._plain(), *xs)
+        return function(self._local(self.layout, xs[0].ndim), *xs)
 
     def _run(self, values: list[Tensor], x: Tensor) -> Tensor:
         if self.output_only is not None:
@@ -145,18 +146,20 @@ class Pointwise(nn.Module):
         raw = self._raw()
         return constrained(self.spec.params, on_one_mesh(raw)) if raw else {}
 
-    def _local(self, layout: Layout, ndim: int) -> dict[str, Tensor]:
+    def _local(self, layout: Layout, ndim: int) -> list[Tensor]:
         raw = local_parameters(self._raw(), layout, ndim)
-        return constrained(self.spec.params, raw) if raw else {}
+        return self._ordered(constrained(self.spec.params, raw)) if raw else []
 
-    def _plain(self) -> dict[str, Tensor]:
-        values = self.values()
-        if sharded := [k for k, v in values.items() if distributed(v)]:
+    def _plain(self) -> list[Tensor]:
+        if not torch.is_grad_enabled() and unwatched() and (cached := self._cached()) is not None:
+            return cached.ordered
+        values = self._constrained()
+        if sharded := [name for name, value in values.items() if distributed(value)]:
             raise BackendError(
                 f"'{self.spec.name}' has '{sharded[0]}' as a DTensor and got a plain x: call the"
                 " module, not its forward, under FSDP, or plan ActivationParallel() for it"
             )
-        return values
+        return self._ordered(values)
 
     def _cached(self) -> _Inference | None:
         """The values without autograd, computed again when a number has changed; else None."""
