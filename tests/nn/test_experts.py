@@ -46,3 +46,19 @@ def test_only_padding_gives_exact_zeros() -> None:
         layer(torch.zeros(2, 6, 300)).backward(torch.randn(2, 6, 300))
         assert not layer.alpha_p.grad.any()
         assert not layer.alpha_n.grad.any()
+
+
+@pytest.mark.parametrize("impl", ["reference", "c"])
+def test_a_trained_exponent_ignores_padding(impl) -> None:
+    # df/dp = x**p * log(x): nan at 0 as written, 0 in the limit
+    spec = ig.Spec(
+        name="power",
+        gradient="p*x**(p - 1) if x > 0 else -p*(-x)**(p - 1)",
+        params={"p": ig.Param(2.5, above=1)},
+    )
+    layer = ig.derive(spec).module(impl=impl)
+    x = torch.tensor([0.0, -0.0, 0.5])
+    layer(x).sum().backward()
+    alone = ig.derive(spec).module(impl=impl)
+    alone(x[2:]).sum().backward()
+    assert layer.p.grad.item() == alone.p.grad.item() != 0
