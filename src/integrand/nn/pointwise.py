@@ -161,8 +161,8 @@ class Pointwise(nn.Module):
         values = self._constrained()
         if sharded := [name for name, value in values.items() if distributed(value)]:
             raise BackendError(
-                f"'{self.spec.name}' has '{sharded[0]}' as a DTensor and got a plain x: call the"
-                " module, not its forward, under FSDP, or plan ActivationParallel() for it"
+                f"'{self.spec.name}' has '{sharded[0]}' as a DTensor and got a plain x: under FSDP2"
+                " shard with ig.nn.shard, under tensor parallelism plan ig.nn.ActivationParallel()"
             )
         return self._ordered(values)
 
