@@ -30,9 +30,9 @@ __all__ = ["Kernel", "available", "chosen", "load", "source"]
 
 _log = logging.getLogger("integrand")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# partial sums of one parameter and group: 8 programs on each of an H100's 132 multiprocessors. A
+# partial sums of one parameter and group: 4 programs on each of an H200's 132 multiprocessors. A
 # constant, so that how the terms of a sum are grouped depends on the tensor's shape alone
-SPLITS = 1056
+SPLITS = 528
 # terms of one lane added in fp32 before fp64 takes over
 RUN = 16
 
@@ -50,9 +50,12 @@ class Blocks:
     stages: int = 1
 
 
-# forward and backward in half formats, computed in fp32: the fastest of a sweep on an H200
-# (benchmarks/gpu.py); everything else was fastest as above
-_HALF = (Blocks(4096, 4), Blocks(2048, 4, 3))
+# forward and backward, the fastest of sweeps on an H200 (benchmarks/gpu.py); bf16 computes less
+_BLOCKS = {
+    torch.bfloat16: (Blocks(4096, 4), Blocks(2048, 4, 3)),
+    torch.float16: (Blocks(1024, 4), Blocks(2048, 8, 4)),
+    torch.float32: (Blocks(1024, 4), Blocks(1024, 4, 3)),
+}
 
 
 @functools.cache
@@ -172,8 +175,8 @@ class Kernel:
         self.program, self.dtype, self.formula = program, dtype, formula
         bits = compute_bits(program, dtype)
         self.real = torch.float64 if bits == 64 else torch.float32
-        half = dtype.itemsize == 2 and bits == 32
-        self.blocks, self.backward_blocks = _HALF if half else (Blocks(), Blocks())
+        wide = (Blocks(), Blocks())
+        self.blocks, self.backward_blocks = _BLOCKS[dtype] if bits == 32 else wide
         self._tables: dict[torch.device, Tensor] = {}
 
     @cached_property
