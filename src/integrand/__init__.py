@@ -7,7 +7,7 @@ y = act(x)
 layer = act.module()
 """
 
-from integrand import nn
+from integrand import models, nn
 from integrand.activation import Activation, activation, derive
 from integrand.errors import (
     BackendError,
@@ -35,10 +35,13 @@ __all__ = [
     "activation",
     "certify",
     "derive",
+    "models",
     "names",
     "nn",
     "read_spec",
 ]
+
+models.register()
 
 
 def __getattr__(name: str) -> object:

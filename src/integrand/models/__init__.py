@@ -8,6 +8,8 @@ from integrand.models.checkpoints import (
 )
 from integrand.models.decoder import Decoder, DecoderConfig, Llama3Rope
 from integrand.models.inspection import Inspection, inspect_checkpoint
+from integrand.models.missing import new_activations
+from integrand.models.registered import config_fields, register
 from integrand.models.width import plain_width, relative_difference
 
 __all__ = [
@@ -16,9 +18,12 @@ __all__ = [
     "Inspection",
     "Llama3Rope",
     "XieluParameters",
+    "config_fields",
     "inspect_checkpoint",
+    "new_activations",
     "plain_width",
     "read_parameters",
+    "register",
     "relative_difference",
     "to_tensors",
     "write_parameters",

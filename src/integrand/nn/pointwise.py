@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -80,13 +80,22 @@ class Pointwise(nn.Module):
         self._keep_fp32 = dtype is None
         self._inference: _Inference | None = None
         options: dict[str, Any] = {"dtype": dtype or torch.float32, "device": device}
-        for name, raw in raw_values(spec.params, spec.values()).items():
-            self.register_parameter(name, nn.Parameter(torch.full(tuple(shape), raw, **options)))
-        for name, p in spec.params.items():
-            if not p.trainable:
-                self.register_buffer(name, torch.tensor(float(p.init), **options))
-        for name, value in saved_buffers(spec).items():
-            self.register_buffer(name, torch.tensor(value, **options))
+        for name, value in _declared(spec).items():
+            if name in spec.params and spec.params[name].trainable:
+                raw = torch.full(tuple(shape), value, **options)
+                self.register_parameter(name, nn.Parameter(raw))
+            else:
+                self.register_buffer(name, torch.tensor(value, **options))
+
+    def reset_parameters(self, names: Iterable[str] | None = None) -> None:
+        """Write the declared values into the raw parameters and constants, or into those named.
+
+        A module made on `meta` needs it after `to_empty`, as torch's own layers do.
+        """
+        declared = _declared(self.spec)
+        with torch.no_grad():
+            for name in declared if names is None else names:
+                getattr(self, name).fill_(declared[name])
 
     def values(self) -> dict[str, Tensor]:
         """The constrained parameter values by name; differentiable in the raw parameters."""
@@ -109,7 +118,9 @@ class Pointwise(nn.Module):
         return [values[name] for name in self.program.params]
 
     def _constrained(self) -> dict[str, Tensor]:
-        raw = {name: getattr(self, name) for name in self.spec.params}
+        tensors = {name: getattr(self, name) for name in self.spec.params}
+        # values in fp32: one rounded to bf16 is off by up to 2^-9, and so is f
+        raw = {n: t.float() if t.dtype in _HALF else t for n, t in tensors.items()}
         return constrained(self.spec.params, raw) if raw else {}
 
     def _cached(self) -> _Inference | None:
@@ -163,6 +174,12 @@ class Pointwise(nn.Module):
     def extra_repr(self) -> str:
         values = ", ".join(f"{k}={_short(v)}" for k, v in self.values().items())
         return f"{self.spec.name}: f(x) = {self.formula}" + (f"; {values}" if values else "")
+
+
+def _declared(spec: Spec) -> dict[str, float]:
+    """Raw parameters, constants and further saved buffers of a spec, by name."""
+    constants = {name: float(p.init) for name, p in spec.params.items() if not p.trainable}
+    return {**raw_values(spec.params, spec.values()), **constants, **saved_buffers(spec)}
 
 
 def _short(value: Tensor) -> str:
