@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,7 +103,10 @@ def test_a_config_that_fails_leaves_the_next_model_alone():
     ("text", "words"),
     [
         ("gradient = '__import__(\"os\").abort()'\nname = 'mine'", "__import__"),
-        ("name = 'mine'\ngradient = ", "'mine' under 'integrand' in the model's config is not TOML"),
+        (
+            "name = 'mine'\ngradient = ",
+            "'mine' under 'integrand' in the model's config is not TOML",
+        ),
         ("name = 'theirs'\ngradient = 'x'", "must declare that name"),
         (["a list"], "must be the TOML text of a spec, got list"),
     ],
@@ -123,7 +127,7 @@ def test_gpt2_names_its_activation_otherwise(tmp_path):
 
 
 def python(code, *arguments):
-    source = os.pathsep.join([os.path.dirname(os.path.dirname(ig.__file__)), *sys.path])
+    source = os.pathsep.join([str(Path(ig.__file__).parents[1]), *sys.path])
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": source, "HF_HUB_OFFLINE": "1"},
@@ -199,7 +203,7 @@ def test_a_checkpoint_without_some_alphas_keeps_the_others(tmp_path, caplog):
     lost = "model.layers.1.mlp.act_fn.alpha_n"
     del state[lost]
     model.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(ig.DataError, match="lacks model.layers.1.mlp.act_fn.alpha_n;"):
+    with pytest.raises(ig.DataError, match=r"lacks model\.layers\.1\.mlp\.act_fn\.alpha_n;"):
         transformers.LlamaForCausalLM.from_pretrained(tmp_path)
     with ig.models.new_activations():
         again = transformers.LlamaForCausalLM.from_pretrained(tmp_path).state_dict()

@@ -135,7 +135,7 @@ def _wrap(cls: type, name: str, make: Callable[[Any], Any]) -> None:
     if original is None:
         _log.warning("transformers has no %s.%s any more: integrand cannot follow", cls, name)
     elif not hasattr(original, "_integrand"):
-        wrapped = functools.wraps(original)(make(original))
+        wrapped: Any = functools.wraps(original)(make(original))
         wrapped._integrand = True
         setattr(cls, name, wrapped)
 
