@@ -152,6 +152,15 @@ def test_checkpoints_go_both_ways_bit_for_bit(tmp_path, dtype):
         assert torch.equal(found[name].to(dtype), value)
 
 
+def test_a_checkpoint_whose_alphas_were_lost_is_refused(tmp_path):
+    theirs = theirs_of(torch.float32, LEARNED)
+    state = {k: v for k, v in theirs.state_dict().items() if ".alpha_" not in k}
+    theirs.save_pretrained(tmp_path, state_dict=state)
+    lost = r"lacks model\.layers\.0\.mlp\.act_fn\.alpha_p, .*layers\.1\.mlp\.act_fn\.alpha_n;"
+    with pytest.raises(ig.DataError, match=lost):
+        transformers.ApertusForCausalLM.from_pretrained(tmp_path, hidden_act="integrand/xielu")
+
+
 def test_trained_parameters_lose_no_bit_in_a_bf16_model(tmp_path):
     model = ours_of(theirs_of(torch.bfloat16, LEARNED))
     with torch.no_grad():

@@ -116,6 +116,11 @@ def test_a_strangers_declaration_is_parsed_and_never_run(text, words):
         llama(hidden_act="integrand/mine", integrand={"mine": text})
 
 
+def test_a_field_of_another_kind_is_refused():
+    with pytest.raises(ig.SpecError, match="must map names to TOML, got list"):
+        llama(hidden_act="integrand/relu2", integrand=["relu2"])
+
+
 def test_gpt2_names_its_activation_otherwise(tmp_path):
     fields = ig.models.config_fields("xielu", field="activation_function")
     shape = {"vocab_size": 32, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}

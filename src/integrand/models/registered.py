@@ -103,12 +103,14 @@ def _module(
 ) -> Pointwise:
     """A new module of `integrand/name`, as the config of the model being built declares it."""
     config = _building.config()
-    table = getattr(config, FIELD, None)
-    if isinstance(table, dict) and name in table:
-        return derive(_declared(name, table[name])).module(dtype=dtype, device=device)
-    act = activation(name)
-    if config is not None:
-        setattr(config, FIELD, {**(table or {}), name: to_toml(act.spec)})
+    table = getattr(config, FIELD, None) or {}
+    if not isinstance(table, dict):
+        raise SpecError(
+            f"'{FIELD}' in the model's config must map names to TOML, got {type(table).__name__}"
+        )
+    act = derive(_declared(name, table[name])) if name in table else activation(name)
+    if config is not None and name not in table:
+        setattr(config, FIELD, {**table, name: to_toml(act.spec)})
     return act.module(dtype=dtype, device=device)
 
 
