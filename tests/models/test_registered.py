@@ -85,9 +85,12 @@ def test_each_model_takes_the_declaration_of_its_own_config():
     assert llama(**first).model.layers[1].mlp.act_fn.spec == MINE
     assert llama(**second).model.layers[1].mlp.act_fn.spec.gradient == "tanh(x)"
     assert llama(**first).model.layers[1].mlp.act_fn.spec == MINE
-    assert llama(**ig.models.config_fields(other)).model.layers[0].mlp.act_fn.spec == other
+    alive = llama(**ig.models.config_fields(other))
+    assert alive.model.layers[0].mlp.act_fn.spec == other
     catalogue = ig.activation("xielu").spec
     assert llama(hidden_act="integrand/xielu").model.layers[0].mlp.act_fn.spec == catalogue
+    # no model is being built
+    assert transformers.activations.ACT2FN["integrand/xielu"].spec == catalogue
 
 
 def test_a_config_that_fails_leaves_the_next_model_alone():
@@ -200,6 +203,18 @@ def test_new_activations_of_a_llama_checkpoint_start_as_declared(tmp_path, dtype
         assert layer.mlp.up_proj.weight.dtype == dtype
     weight = plain.model.layers[0].mlp.up_proj.weight.to(dtype)
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight, weight)
+
+
+def test_a_llama_checkpoint_takes_a_new_spec_while_it_loads(tmp_path):
+    llama().save_pretrained(tmp_path / "plain")
+    with ig.models.new_activations():
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "plain", **ig.models.config_fields(MINE)
+        )
+    trained(model).save_pretrained(tmp_path / "mine")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "mine")
+    assert again.model.layers[1].mlp.act_fn.spec == MINE
+    assert torch.equal(logits(again), logits(model))
 
 
 def test_a_checkpoint_without_some_alphas_keeps_the_others(tmp_path, caplog):
