@@ -39,7 +39,7 @@ def model_of(dtype: str, state: str, small: bool) -> Any:
     """An Apertus with its widths in the proportions of the 8B one."""
     from transformers import ApertusConfig, AutoModelForCausalLM
 
-    width, layers = (64, 2) if small else (384, 4)
+    width, layers = (64, 2) if small else (256, 3)
     config = ApertusConfig(
         vocab_size=1024,
         hidden_size=width,
@@ -161,7 +161,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--small", action="store_true", help="a model to try the script with")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
