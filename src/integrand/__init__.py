@@ -5,6 +5,7 @@ import integrand as ig
 act = ig.activation("xielu")
 y = act(x)
 layer = act.module()
+swap = ig.swap(model, act)
 """
 
 from integrand import models, nn
@@ -39,6 +40,7 @@ __all__ = [
     "names",
     "nn",
     "read_spec",
+    "swap",
 ]
 
 models.register()
@@ -50,4 +52,8 @@ def __getattr__(name: str) -> object:
         from integrand.certificate import certify
 
         return certify
+    if name == "swap":
+        from integrand.models import swap
+
+        return swap
     raise AttributeError(f"module 'integrand' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""Language models to put activations into, and the checkpoints of those that exist."""
+"""Language models, the checkpoints that exist, and the way into any other model."""
 
 from integrand.models.checkpoints import (
     XieluParameters,
@@ -10,6 +10,7 @@ from integrand.models.decoder import Decoder, DecoderConfig, Llama3Rope
 from integrand.models.inspection import Inspection, inspect_checkpoint
 from integrand.models.missing import new_activations
 from integrand.models.registered import config_fields, register
+from integrand.models.swapping import Site, Swap, swap
 from integrand.models.width import plain_width, relative_difference
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "DecoderConfig",
     "Inspection",
     "Llama3Rope",
+    "Site",
+    "Swap",
     "XieluParameters",
     "config_fields",
     "inspect_checkpoint",
@@ -25,6 +28,7 @@ __all__ = [
     "read_parameters",
     "register",
     "relative_difference",
+    "swap",
     "to_tensors",
     "write_parameters",
 ]

@@ -1,0 +1,104 @@
+"""Edits to a model that can be taken back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from integrand.errors import SwapError
+
+_ABSENT = object()
+
+
+@dataclass
+class Edit:
+    """One attribute of one module, before and after."""
+
+    name: str  # qualified, for messages
+    parent: Any
+    key: str
+    new: Any
+    old: Any = None
+    order: tuple[str, ...] = ()  # of the parent's children before the edit
+
+    def apply(self) -> None:
+        self.old = _held(self.parent, self.key)
+        if isinstance(self.parent, nn.Module):
+            self.order = tuple(self.parent._modules)
+        _set(self.parent, self.key, self.new)
+
+    def changed(self) -> bool:
+        """Whether the attribute no longer holds what the edit put there."""
+        held = _held(self.parent, self.key)
+        return held is not self.new and (isinstance(self.new, nn.Module) or held != self.new)
+
+    def revert(self) -> None:
+        _set(self.parent, self.key, self.old)
+        if isinstance(self.parent, nn.Module):
+            children = self.parent._modules
+            later = {k: v for k, v in children.items() if k not in self.order}
+            kept = {k: children[k] for k in self.order if k in children}
+            children.clear()
+            children.update({**kept, **later})
+
+
+def _held(parent: Any, key: str) -> Any:
+    if isinstance(parent, nn.Module) and key in parent._modules:
+        return parent._modules[key]
+    return vars(parent).get(key, _ABSENT)
+
+
+def _set(parent: Any, key: str, value: Any) -> None:
+    if not isinstance(parent, nn.Module):
+        setattr(parent, key, value)
+    elif isinstance(value, nn.Module):
+        vars(parent).pop(key, None)
+        parent._modules[key] = value
+    else:
+        parent._modules.pop(key, None)
+        vars(parent)[key] = value
+
+
+def apply_all(edits: list[Edit]) -> None:
+    """All edits, or none where one fails."""
+    done: list[Edit] = []
+    try:
+        for edit in edits:
+            edit.apply()
+            done.append(edit)
+    except BaseException:
+        for edit in reversed(done):
+            edit.revert()
+        raise
+
+
+def revert_all(edits: list[Edit]) -> None:
+    """Take back all edits in reverse order.
+
+    Raises:
+        SwapError: something else was put where an edit was; nothing is touched then.
+    """
+    for edit in edits:
+        if edit.changed():
+            held = _held(edit.parent, edit.key)
+            what = "nothing" if held is _ABSENT else type(held).__name__
+            raise SwapError(
+                f"'{edit.name}' was changed after the swap: it holds {what} now, so undo would"
+                " overwrite it; undo the later change first"
+            )
+    for edit in reversed(edits):
+        old, new = edit.old, edit.new
+        edit.revert()
+        if isinstance(old, nn.Module) and isinstance(new, nn.Module):
+            _follow(old, new)
+
+
+def _follow(old: nn.Module, new: nn.Module) -> None:
+    """Bring a module that comes back to where its place has gone: mode and device."""
+    old.train(new.training)
+    for tensor in new.parameters():
+        if any(t.device != tensor.device for t in old.parameters()):
+            old.to(tensor.device)
+        break

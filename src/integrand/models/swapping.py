@@ -1,0 +1,212 @@
+"""`swap`: another activation in any model, structurally and reversibly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from integrand.activation import Activation, derive
+from integrand.activation import activation as by_name
+from integrand.errors import SwapError
+from integrand.models.swap_carry import device_around, successor
+from integrand.models.swap_edits import Edit, apply_all, revert_all
+from integrand.models.swap_probe import why_not_pointwise
+from integrand.models.swap_sites import Candidate, Survey, default_sites, survey
+from integrand.spec import Spec, read_spec
+
+Sites = str | Iterable[str] | Callable[[str, Any], bool]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One activation of the model, before and after.
+
+    Attributes:
+        name: qualified name; before, after: what it was and is, as text.
+        kind: "gated", "plain", or "" outside feed-forward blocks.
+        replaced: whether it was; reason: why not.
+        carried: names of the parameters and buffers taken over from the old activation.
+        shared: the other names of the same instance.
+        residual: RMS(new - old) / RMS(old) before and after the warm start.
+    """
+
+    name: str
+    before: str
+    after: str
+    kind: str = ""
+    replaced: bool = True
+    reason: str = ""
+    carried: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    residual: tuple[float, float] | None = None
+
+
+@dataclass
+class Swap:
+    """What was done to a model: `sites`, printable as a table, and `undo`."""
+
+    model: nn.Module
+    sites: tuple[Site, ...]
+    _edits: list[Edit] = field(repr=False)
+    _undone: bool = field(default=False, repr=False)
+
+    def undo(self) -> None:
+        """Put every old object back: same modules and functions, state dict and outputs.
+
+        Raises:
+            SwapError: already undone, or a site holds something else by now.
+        """
+        if self._undone:
+            raise SwapError("this swap was undone before; call ig.swap again to repeat it")
+        revert_all(self._edits)
+        self._undone = True
+
+    @property
+    def replaced(self) -> tuple[Site, ...]:
+        return tuple(site for site in self.sites if site.replaced)
+
+    def __str__(self) -> str:
+        rows = [("site", "before", "after", "block", "carried over", "note")]
+        for s in self.sites:
+            note = s.reason or (f"shared with {', '.join(s.shared)}" if s.shared else "")
+            if s.residual:
+                note += f"{'; ' if note else ''}residual {s.residual[0]:.3g} -> {s.residual[1]:.3g}"
+            after = s.after if s.replaced else "kept"
+            rows.append((s.name, s.before, after, s.kind, ", ".join(s.carried), note))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def swap(
+    model: nn.Module,
+    activation: Activation | Spec | str,
+    sites: Sites | None = None,
+    warm_start: Any = False,
+) -> Swap:
+    """Replace activations of `model`, in place.
+
+    By default those of feed-forward blocks: an activation is one where its module (or, as in BERT,
+    its module and a sibling) holds exactly the linear maps of such a block, d -> h -> d with h > d
+    or gated, and its forward uses it. In a model without such blocks all activations are replaced
+    if every one stands between two linear maps; everything else takes `sites`.
+
+    Args:
+        model: any module; swap before wrapping it (DDP, FSDP) and before building an optimiser.
+        activation: an Activation, a Spec, a catalogue name or the path of a .toml file.
+        sites: qualified names or patterns like "*.mlp.act_fn", one or several, or a predicate
+            (name, old activation) -> bool.
+
+    Returns:
+        A `Swap`: `print(swap)` shows every activation before and after; `swap.undo()`.
+
+    Raises:
+        SwapError: in one sentence, which module cannot be replaced and what to do.
+    """
+    act = _activation(activation)
+    found = survey(model)
+    chosen = default_sites(found) if sites is None else _named(found, sites)
+    for candidate in chosen:
+        _check(candidate)
+    plans = _plan(model, act, chosen)
+    edits = [Edit(c.name, c.parent, c.key, plans[c][0]) for c in chosen]
+    edits += [e for c in chosen for e in _companions(c)]
+    apply_all(edits)
+    return Swap(model, _report(found, plans), edits)
+
+
+def _activation(activation: Activation | Spec | str) -> Activation:
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, Spec):
+        return derive(activation)
+    if not isinstance(activation, str):
+        raise SwapError(
+            "swap takes an Activation, a Spec, a catalogue name or a .toml path, got"
+            f" {type(activation).__name__}"
+        )
+    return derive(read_spec(activation)) if activation.endswith(".toml") else by_name(activation)
+
+
+def _named(found: Survey, sites: Sites) -> list[Candidate]:
+    if callable(sites):
+        chosen = [c for c in found.candidates if sites(c.name, c.old)]
+        if not chosen:
+            raise SwapError("the predicate in sites= chose none of the model's activations")
+        return chosen
+    patterns = [sites] if isinstance(sites, str) else list(sites)
+    chosen = []
+    for pattern in patterns:
+        hits = [c for c in found.candidates if fnmatchcase(c.name, pattern)]
+        if not hits:
+            known = ", ".join(f"'{c.name}'" for c in found.candidates[:8]) or "none"
+            raise SwapError(
+                f"sites='{pattern}' matches no activation of the model; it has: {known}"
+            )
+        chosen += [c for c in hits if c not in chosen]
+    return chosen
+
+
+def _check(candidate: Candidate) -> None:
+    if reason := why_not_pointwise(candidate.old):
+        raise SwapError(f"'{candidate.name}' ({describe(candidate.old)}) is not replaced: {reason}")
+
+
+def _plan(
+    model: nn.Module, act: Activation, chosen: list[Candidate]
+) -> dict[Candidate, tuple[nn.Module, tuple[str, ...]]]:
+    made: dict[int, tuple[nn.Module, tuple[str, ...]]] = {}
+    plans = {}
+    for c in chosen:
+        # one module at two sites stays one module; a function has no identity to keep
+        key = id(c.old) if c.is_module else id(c)
+        if key not in made:
+            training = c.old.training if c.is_module else c.parent.training
+            made[key] = successor(act, c.old, device_around(c.parent, model), training)
+        plans[c] = made[key]
+    return plans
+
+
+def _companions(candidate: Candidate) -> list[Edit]:
+    # the fast path of torch's encoder layer computes ReLU or GELU by this number alone
+    if candidate.key == "activation" and hasattr(candidate.parent, "activation_relu_or_gelu"):
+        name = f"{candidate.name}_relu_or_gelu"
+        return [Edit(name, candidate.parent, "activation_relu_or_gelu", 0)]
+    return []
+
+
+def _report(
+    found: Survey, plans: dict[Candidate, tuple[nn.Module, tuple[str, ...]]]
+) -> tuple[Site, ...]:
+    sites = []
+    for c in found.candidates:
+        kind = c.block.kind if c.block else ""
+        before = describe(c.old)
+        if c not in plans:
+            sites.append(Site(c.name, before, before, kind, False, c.reason or "not in sites"))
+            continue
+        new, carried = plans[c]
+        shared = tuple(o.name for o, (n, _) in plans.items() if n is new and o is not c)
+        sites.append(Site(c.name, before, describe(new), kind, carried=carried, shared=shared))
+    return tuple(sites)
+
+
+def describe(activation: Any) -> str:
+    """A callable as one word or two: its class, its function, an integrand activation's name."""
+    if getattr(type(activation), "is_integrand_activation", False):
+        values = ", ".join(f"{k}={_short(v)}" for k, v in activation.values().items())
+        return activation.spec.name + (f"({values})" if values else "")
+    if isinstance(activation, nn.Module):
+        extra = activation.extra_repr()
+        return type(activation).__name__ + (f"({extra})" if extra else "")
+    inner = getattr(activation, "func", activation)
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def _short(value: torch.Tensor) -> str:
+    return "meta" if value.is_meta else f"{value.detach().float().mean().item():.4g}"
