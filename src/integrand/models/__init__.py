@@ -9,6 +9,7 @@ from integrand.models.checkpoints import (
 from integrand.models.decoder import Decoder, DecoderConfig, Llama3Rope
 from integrand.models.inspection import Inspection, inspect_checkpoint
 from integrand.models.missing import new_activations
+from integrand.models.plain import PlainBlock, plain_from_gated
 from integrand.models.registered import config_fields, register
 from integrand.models.swapping import Site, Swap, swap
 from integrand.models.width import plain_width, relative_difference
@@ -18,12 +19,14 @@ __all__ = [
     "DecoderConfig",
     "Inspection",
     "Llama3Rope",
+    "PlainBlock",
     "Site",
     "Swap",
     "XieluParameters",
     "config_fields",
     "inspect_checkpoint",
     "new_activations",
+    "plain_from_gated",
     "plain_width",
     "read_parameters",
     "register",

@@ -26,9 +26,11 @@ def successor(
     the assignment under which both agree. Failing both, parameters start at their declared values,
     in fp32.
     """
-    carried = _same_names(activation, old) or _same_values(activation, old)
-    new, names = carried or (activation.module(device=device), ())
-    return new.to(device).train(training), names
+    # parameters made in inference mode could never be trained
+    with torch.inference_mode(False), torch.device("cpu"):
+        carried = _same_names(activation, old) or _same_values(activation, old)
+        new, names = carried or (activation.module(device=device), ())
+        return new.to(device).train(training), names
 
 
 def _same_names(activation: Activation, old: Any) -> tuple[Pointwise, tuple[str, ...]] | None:

@@ -23,15 +23,19 @@ class Edit:
     old: Any = None
     order: tuple[str, ...] = ()  # of the parent's children before the edit
 
+    def held(self) -> Any:
+        """What the attribute holds now."""
+        return _held(self.parent, self.key)
+
     def apply(self) -> None:
-        self.old = _held(self.parent, self.key)
+        self.old = self.held()
         if isinstance(self.parent, nn.Module):
             self.order = tuple(self.parent._modules)
         _set(self.parent, self.key, self.new)
 
     def changed(self) -> bool:
         """Whether the attribute no longer holds what the edit put there."""
-        held = _held(self.parent, self.key)
+        held = self.held()
         return held is not self.new and (isinstance(self.new, nn.Module) or held != self.new)
 
     def revert(self) -> None:
@@ -52,7 +56,10 @@ def _held(parent: Any, key: str) -> Any:
 
 def _set(parent: Any, key: str, value: Any) -> None:
     if not isinstance(parent, nn.Module):
-        setattr(parent, key, value)
+        if value is _ABSENT:
+            delattr(parent, key)
+        else:
+            setattr(parent, key, value)
     elif isinstance(value, nn.Module):
         vars(parent).pop(key, None)
         parent._modules[key] = value
@@ -82,7 +89,7 @@ def revert_all(edits: list[Edit]) -> None:
     """
     for edit in edits:
         if edit.changed():
-            held = _held(edit.parent, edit.key)
+            held = edit.held()
             what = "nothing" if held is _ABSENT else type(held).__name__
             raise SwapError(
                 f"'{edit.name}' was changed after the swap: it holds {what} now, so undo would"

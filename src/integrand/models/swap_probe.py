@@ -26,6 +26,7 @@ def measured_copy(activation: Any) -> Callable[[Tensor], Tensor]:
     Raises:
         ValueError: it holds tensors without data.
     """
+    activation = getattr(activation, "_orig_mod", activation)  # of torch.compile
     if not isinstance(activation, nn.Module):
         return activation
     tensors = [*activation.parameters(), *activation.buffers()]

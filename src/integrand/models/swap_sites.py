@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,13 @@ from integrand.models.swap_blocks import (
 from integrand.models.swap_calls import ACTIVATION_CALLS, names_used
 from integrand.models.swap_probe import is_affine, why_not_pointwise
 
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, functools.partial)
+_FUNCTIONS = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    functools.partial,
+)
+_NAMED = re.compile(r"(^|_)(act(|_.*|\d+|fn|iv.*)|nonlin.*)($|_)")
 
 
 @dataclass(eq=False)
@@ -64,10 +71,10 @@ def survey(model: nn.Module) -> Survey:
         if len(placed := [c for c in here if c.block]) > 1:
             for candidate in placed:
                 candidate.doubtful = True
-                candidate.reason = f"'{path}' holds {len(placed)} activations between its matrices"
+                candidate.reason = f"its block holds {len(placed)} activations"
         found.candidates += here
         if not placed and block_of(parent) and names_used(parent) & ACTIVATION_CALLS:
-            found.hidden.append(path)
+            found.hidden.append(f"'{path}'" if path else type(parent).__name__)
     return found
 
 
@@ -100,8 +107,10 @@ def _is_activation(module: nn.Module) -> bool:
 
 def _is_activation_function(key: str, function: Callable[..., Any]) -> bool:
     inner = function.func if isinstance(function, functools.partial) else function
-    home = getattr(inner, "__module__", None) or ""
-    if key.startswith("_") or not (home.startswith("torch") or "act" in key):
+    of_torch = getattr(inner, "__module__", None) in ("torch.nn.functional", "torch._C._nn", None)
+    known = of_torch and getattr(inner, "__name__", "") in ACTIVATION_CALLS
+    # nobody else's function is called: it could do anything
+    if key.startswith("_") or not (known or _NAMED.search(key)):
         return False
     return why_not_pointwise(function) is None and not is_affine(function)
 
@@ -131,15 +140,15 @@ def default_sites(found: Survey) -> list[Candidate]:
     """
     if found.hidden:
         raise SwapError(
-            f"'{found.hidden[0]}' is a feed-forward block that calls its activation inside forward"
+            f"{found.hidden[0]} is a feed-forward block that calls its activation inside forward"
             " instead of holding it, so it cannot be replaced; give that module an attribute such"
             " as `self.act_fn`, or name the activations to replace in sites="
         )
     chosen = [c for c in found.candidates if c.block]
     if doubtful := [c for c in chosen if c.doubtful]:
         raise SwapError(
-            f"'{doubtful[0].name}' cannot be replaced for certain: {doubtful[0].reason};"
-            " name the activations to replace in sites="
+            f"whether '{doubtful[0].name}' is the activation of its feed-forward block is not"
+            f" certain: {doubtful[0].reason}; name the activations to replace in sites="
         )
     if chosen:
         return chosen

@@ -14,11 +14,16 @@ from integrand.activation import Activation, derive
 from integrand.activation import activation as by_name
 from integrand.errors import SwapError
 from integrand.models.swap_carry import device_around, successor
+from integrand.models.swap_check import watch
 from integrand.models.swap_edits import Edit, apply_all, revert_all
-from integrand.models.swap_probe import why_not_pointwise
+from integrand.models.swap_refuse import check_model, check_site
+from integrand.models.swap_run import Data
 from integrand.models.swap_sites import Candidate, Survey, default_sites, survey
+from integrand.models.swap_warm import fit, measured_inputs
+from integrand.nn.pointwise import Pointwise
 from integrand.spec import Spec, read_spec
 
+Plans = dict[Candidate, tuple[Pointwise, tuple[str, ...]]]
 Sites = str | Iterable[str] | Callable[[str, Any], bool]
 
 
@@ -66,6 +71,24 @@ class Swap:
         revert_all(self._edits)
         self._undone = True
 
+    def check(self, data: Data) -> list[str]:
+        """Run the model on `data`, as for a warm start: the activations it calls inside a forward.
+
+        Those are functions of torch like `F.gelu(x)` that no attribute holds, as
+        "module: function"; a swap cannot reach them.
+
+        Raises:
+            SwapError: a replaced activation never ran.
+        """
+        ran, calls = watch(self.model, data)
+        for edit in self._edits:
+            if isinstance(edit.new, Pointwise) and edit.new not in ran:
+                raise SwapError(
+                    f"'{edit.name}' was replaced but never ran on this data: the model computes"
+                    " something else there, or the data does not reach it"
+                )
+        return calls
+
     @property
     def replaced(self) -> tuple[Site, ...]:
         return tuple(site for site in self.sites if site.replaced)
@@ -101,6 +124,9 @@ def swap(
         activation: an Activation, a Spec, a catalogue name or the path of a .toml file.
         sites: qualified names or patterns like "*.mlp.act_fn", one or several, or a predicate
             (name, old activation) -> bool.
+        warm_start: data on which to measure the inputs of the old activations, to which the new
+            one's parameters are then fitted: a batch (tensor, mapping of keywords, tuple of
+            arguments), an iterable of batches, or a callable that is given the model and runs it.
 
     Returns:
         A `Swap`: `print(swap)` shows every activation before and after; `swap.undo()`.
@@ -108,16 +134,36 @@ def swap(
     Raises:
         SwapError: in one sentence, which module cannot be replaced and what to do.
     """
+    check_model(model)
     act = _activation(activation)
     found = survey(model)
     chosen = default_sites(found) if sites is None else _named(found, sites)
-    for candidate in chosen:
-        _check(candidate)
+    for c in chosen:
+        check_site(c.name, describe(c.old), c.old)
     plans = _plan(model, act, chosen)
     edits = [Edit(c.name, c.parent, c.key, plans[c][0]) for c in chosen]
     edits += [e for c in chosen for e in _companions(c)]
+    residuals = {} if warm_start is False else _warm(model, act, plans, edits, warm_start)
     apply_all(edits)
-    return Swap(model, _report(found, plans), edits)
+    return Swap(model, _report(found, plans, residuals), edits)
+
+
+def _warm(
+    model: nn.Module, act: Activation, plans: Plans, edits: list[Edit], data: Any
+) -> dict[int, tuple[float, float]]:
+    if data is True:
+        raise SwapError(
+            "a warm start measures which inputs the old function gets, so it needs data: pass"
+            " warm_start=batch, an iterable of batches, or a callable that runs the model"
+        )
+    if not any(p.trainable for p in act.spec.params.values()):
+        raise SwapError(
+            f"'{act.name}' has no trainable parameter to fit; leave warm_start out, or choose an"
+            " activation with parameters"
+        )
+    inputs = measured_inputs(model, edits, data)
+    first = {id(new): c.old for c, (new, _) in reversed(plans.items())}
+    return {id(n): fit(first[id(n)], n, inputs[id(n)]) for n, _ in plans.values()}
 
 
 def _activation(activation: Activation | Spec | str) -> Activation:
@@ -140,6 +186,8 @@ def _named(found: Survey, sites: Sites) -> list[Candidate]:
             raise SwapError("the predicate in sites= chose none of the model's activations")
         return chosen
     patterns = [sites] if isinstance(sites, str) else list(sites)
+    if not patterns:
+        raise SwapError("sites= is empty; leave it out to replace those of feed-forward blocks")
     chosen = []
     for pattern in patterns:
         hits = [c for c in found.candidates if fnmatchcase(c.name, pattern)]
@@ -152,16 +200,9 @@ def _named(found: Survey, sites: Sites) -> list[Candidate]:
     return chosen
 
 
-def _check(candidate: Candidate) -> None:
-    if reason := why_not_pointwise(candidate.old):
-        raise SwapError(f"'{candidate.name}' ({describe(candidate.old)}) is not replaced: {reason}")
-
-
-def _plan(
-    model: nn.Module, act: Activation, chosen: list[Candidate]
-) -> dict[Candidate, tuple[nn.Module, tuple[str, ...]]]:
-    made: dict[int, tuple[nn.Module, tuple[str, ...]]] = {}
-    plans = {}
+def _plan(model: nn.Module, act: Activation, chosen: list[Candidate]) -> Plans:
+    made: dict[int, tuple[Pointwise, tuple[str, ...]]] = {}
+    plans: Plans = {}
     for c in chosen:
         # one module at two sites stays one module; a function has no identity to keep
         key = id(c.old) if c.is_module else id(c)
@@ -181,7 +222,7 @@ def _companions(candidate: Candidate) -> list[Edit]:
 
 
 def _report(
-    found: Survey, plans: dict[Candidate, tuple[nn.Module, tuple[str, ...]]]
+    found: Survey, plans: Plans, residuals: dict[int, tuple[float, float]]
 ) -> tuple[Site, ...]:
     sites = []
     for c in found.candidates:
@@ -192,7 +233,17 @@ def _report(
             continue
         new, carried = plans[c]
         shared = tuple(o.name for o, (n, _) in plans.items() if n is new and o is not c)
-        sites.append(Site(c.name, before, describe(new), kind, carried=carried, shared=shared))
+        sites.append(
+            Site(
+                c.name,
+                before,
+                describe(new),
+                kind,
+                carried=carried,
+                shared=shared,
+                residual=residuals.get(id(new)),
+            )
+        )
     return tuple(sites)
 
 
