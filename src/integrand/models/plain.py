@@ -35,7 +35,7 @@ def plain_from_gated(
     The rule of arXiv:2411.13010: two matrices then hold what three did. No plain block computes the
     function of a gated one, so the weights are fresh and the model has to be trained: N(0, s^2)
     with s the root mean square of the old up matrices, and of the old down matrix times
-    sqrt(old width / new width), so that its output keeps its scale; biases 0.
+    sqrt(old width / new width), which makes up for the wider sum; biases 0.
 
     Args:
         block: transformers' LlamaMLP, Phi3MLP (fused), `integrand.nn.GatedMLP`, or any module whose

@@ -28,12 +28,15 @@ def names_used(module: nn.Module) -> frozenset[str]:
 @functools.cache
 def _class_names(cls: type) -> frozenset[str]:
     names: set[str] = set()
+    defined: set[str] = {"__init__"}
     for base in cls.__mro__:
         if base is nn.Module:
             break
         for attribute, value in vars(base).items():
-            if attribute != "__init__":
+            # an overridden method runs only through super()
+            if attribute not in defined or (attribute != "__init__" and "super" in names):
                 names.update(_names(value))
+        defined |= set(vars(base))
     return frozenset(names)
 
 

@@ -56,7 +56,12 @@ def _same_names(activation: Activation, old: Any) -> tuple[Pointwise, tuple[str,
                 tensor.copy_(held[name])
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(held[name].requires_grad)
-    return (new, tuple(n for n in own if n in held)) if same_function(old, new) else None
+    same = _same_spec(activation, old) or same_function(old, new)
+    return (new, tuple(n for n in own if n in held)) if same else None
+
+
+def _same_spec(activation: Activation, old: Any) -> bool:
+    return isinstance(old, Pointwise) and old.spec.sha256 == activation.spec.sha256
 
 
 def _same_values(activation: Activation, old: Any) -> tuple[Pointwise, tuple[str, ...]] | None:
@@ -88,7 +93,9 @@ def with_values(activation: Activation, values: dict[str, float]) -> Pointwise:
 
 def _numbers(old: Any) -> list[float]:
     """The numbers a callable holds: single-element tensors, float attributes, keywords."""
-    if isinstance(old, nn.Module):
+    if isinstance(old, Pointwise):
+        held = [v.item() for v in old.values().values() if v.numel() == 1 and not v.is_meta]
+    elif isinstance(old, nn.Module):
         tensors = [*old.parameters(), *old.buffers()]
         single = [t for t in tensors if t.numel() == 1 and not t.is_meta]
         held = [*(t.item() for t in single), *vars(old).values()]

@@ -61,8 +61,10 @@ def survey(model: nn.Module) -> Survey:
     """Every activation of `model` by qualified name, with the feed-forward block around it."""
     found = Survey(is_mlp=only_linear_maps(model))
     modules = dict(model.named_modules())
+    inside: set[nn.Module] = set()
     for path, parent in modules.items():
-        if _is_activation(parent):
+        if parent in inside or _is_activation(parent):
+            inside |= set(parent.modules())
             continue
         here = [Candidate(_join(path, k), parent, k, old) for k, old in _activations_in(parent)]
         above = modules.get(path.rpartition(".")[0]) if path else None
@@ -95,11 +97,12 @@ def _is_activation(module: nn.Module) -> bool:
     module = getattr(module, "_orig_mod", module)  # an activation under torch.compile
     if getattr(type(module), "is_integrand_activation", False):
         return True
-    if next(module.children(), None) is not None:
+    if any(name != "parametrizations" for name, _ in module.named_children()):
         return False
-    home = type(module).__module__
-    if home in ("torch.nn.modules.activation", "transformers.activations"):
+    homes = {cls.__module__ for cls in type(module).__mro__}
+    if homes & {"torch.nn.modules.activation", "transformers.activations"}:
         return type(module).__name__ not in ("LinearActivation", "MultiheadAttention")
+    home = type(module).__module__
     if home.startswith("torch.") or any(p.ndim > 1 for p in module.parameters()):
         return False
     return why_not_pointwise(module) is None and not is_affine(module)

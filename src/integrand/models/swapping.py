@@ -161,6 +161,12 @@ def _warm(
             f"'{act.name}' has no trainable parameter to fit; leave warm_start out, or choose an"
             " activation with parameters"
         )
+    for c in plans:
+        if isinstance(c.old, Pointwise) and any(p.numel() > 1 for p in c.old.parameters()):
+            raise SwapError(
+                f"'{c.name}' has a value per channel, and one function cannot be fitted to many;"
+                " leave warm_start out"
+            )
     inputs = measured_inputs(model, edits, data)
     first = {id(new): c.old for c, (new, _) in reversed(plans.items())}
     return {id(n): fit(first[id(n)], n, inputs[id(n)]) for n, _ in plans.values()}
