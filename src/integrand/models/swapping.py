@@ -15,6 +15,7 @@ from integrand.activation import activation as by_name
 from integrand.errors import SwapError
 from integrand.models.swap_carry import device_around, successor
 from integrand.models.swap_check import watch
+from integrand.models.swap_config import rename_in_config
 from integrand.models.swap_edits import Edit, apply_all, revert_all
 from integrand.models.swap_refuse import check_model, check_site
 from integrand.models.swap_run import Data
@@ -57,6 +58,7 @@ class Swap:
 
     model: nn.Module
     sites: tuple[Site, ...]
+    note: str  # about the config of a transformers model
     _edits: list[Edit] = field(repr=False)
     _undone: bool = field(default=False, repr=False)
 
@@ -103,7 +105,7 @@ class Swap:
             rows.append((s.name, s.before, after, s.kind, ", ".join(s.carried), note))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(line.rstrip() for line in [*lines, self.note] if line)
 
 
 def swap(
@@ -145,7 +147,8 @@ def swap(
     edits += [e for c in chosen for e in _companions(c)]
     residuals = {} if warm_start is False else _warm(model, act, plans, edits, warm_start)
     apply_all(edits)
-    return Swap(model, _report(found, plans, residuals), edits)
+    renamed, note = rename_in_config(model, act, {c: new for c, (new, _) in plans.items()})
+    return Swap(model, _report(found, plans, residuals), note, edits + renamed)
 
 
 def _warm(
