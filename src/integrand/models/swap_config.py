@@ -58,16 +58,17 @@ def _interchangeable(old: Any, new: Pointwise) -> bool:
 
 
 def _naming(model: nn.Module, site: Candidate) -> list[tuple[Any, str]]:
-    """The config nearest to a site, and its fields that name the site's activation."""
+    """The fields that name the site's activation, in the configs of the modules around it."""
     from transformers.activations import ACT2FN
 
-    path = site.name.split(".")[:-1]
-    above = (model.get_submodule(".".join(path[:n])) for n in range(len(path), -1, -1))
-    configs = (getattr(module, "config", None) for module in above)
-    config = next((c for c in configs if hasattr(c, "to_dict")), None)
+    path = site.name.split(".")
+    around = [model.get_submodule(".".join(path[:n])) for n in range(len(path))]
+    # an encoder may hold a copy of the whole model's config
+    configs = {id(c): c for m in around if hasattr(c := getattr(m, "config", None), "to_dict")}
     return [
         (config, field)
-        for field, value in (vars(config) if config is not None else {}).items()
+        for config in configs.values()
+        for field, value in vars(config).items()
         if isinstance(value, str) and value in ACT2FN and type(ACT2FN[value]) is type(site.old)
     ]
 
