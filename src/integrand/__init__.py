@@ -19,6 +19,7 @@ from integrand.errors import (
     SpecError,
     SwapError,
 )
+from integrand.models import swap
 from integrand.spec import Param, Spec, names, read_spec
 
 __version__ = "0.1.0"
@@ -52,8 +53,4 @@ def __getattr__(name: str) -> object:
         from integrand.certificate import certify
 
         return certify
-    if name == "swap":
-        from integrand.models import swap
-
-        return swap
     raise AttributeError(f"module 'integrand' has no attribute '{name}'")

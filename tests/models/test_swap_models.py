@@ -2,6 +2,7 @@
 
 import copy
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -179,6 +180,36 @@ def test_an_apertus_keeps_its_trained_activations() -> None:
         assert after[key].dtype == state[key].dtype, key
         assert torch.equal(after[key].flatten(), state[key].flatten()), key
     model.load_state_dict(state, strict=True)
+    # the checkpoint is transformers' own, so its config is too
+    assert model.config.hidden_act == "xielu" and swap.note == ""
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPT-2", "ViT", "Mixtral", "T5 (gated)"])
+def test_a_swapped_model_saves_and_loads_under_its_new_name(name: str, tmp_path: Path) -> None:
+    """save_pretrained, from_pretrained: the config names the activation and declares it."""
+    model = build(name)
+    config = model.config.to_dict()
+    swap = ig.swap(model, "xiprelu")
+    assert "= integrand/xiprelu" in swap.note and swap.note in str(swap)
+    with torch.no_grad():
+        for site in swap.replaced:
+            model.get_submodule(site.name).alpha_p.normal_()
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(again), logits(model))
+    swap.undo()
+    added = {"architectures", "dtype"}  # by save_pretrained
+    after = {k: v for k, v in model.config.to_dict().items() if k not in added}
+    assert after == {k: v for k, v in config.items() if k not in added}
+
+
+def test_a_config_that_cannot_name_the_activation_stays_and_says_so() -> None:
+    """Bloom's GELU is fixed in code."""
+    model = build("Bloom")
+    config = model.config.to_dict()
+    swap = ig.swap(model, "xiprelu")
+    assert model.config.to_dict() == config
+    assert "config unchanged" in swap.note and "load_state_dict" in swap.note
 
 
 def test_what_computes_its_activation_inside_forward_is_refused() -> None:

@@ -61,6 +61,13 @@ def test_only_feed_forward_activations_are_replaced_by_default() -> None:
     assert "kept" in str(swap) and "ff.1" in str(swap)
 
 
+def test_a_class_that_is_a_block_elsewhere_is_one_at_any_width() -> None:
+    narrow = FeedForward(nn.GELU())
+    narrow.fc1, narrow.fc2 = nn.Linear(8, 4), nn.Linear(4, 8)
+    other = nn.Sequential(nn.Linear(8, 4), nn.GELU(), nn.Linear(4, 8))
+    assert replaced(nn.ModuleList([FeedForward(nn.GELU()), narrow, other])) == ["0.act", "1.act"]
+
+
 def test_an_mlp_of_linear_maps_alone_is_replaced_as_a_whole() -> None:
     net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     assert replaced(net) == ["1", "3"]

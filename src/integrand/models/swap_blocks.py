@@ -48,8 +48,8 @@ def linear_maps(module: nn.Module) -> list[LinearMap]:
     return maps
 
 
-def block_of(module: nn.Module) -> Block | None:
-    """The block whose linear maps are exactly those of `module`, if it is one.
+def block_of(module: nn.Module, narrow: bool = False) -> Block | None:
+    """The block whose linear maps are exactly those of `module`, if it is one; `narrow`: any width.
 
     plain: d -> h and h -> d with h > d. gated: two d -> h, or one d -> 2h, and one h -> d. A map
     to h is registered before the one back. Stacks of experts may be narrower than d and are stored
@@ -61,7 +61,7 @@ def block_of(module: nn.Module) -> Block | None:
     for choice in itertools.product(*(_orientations(m) for m in maps)):
         for at in range(1, len(choice)):
             up = choice[:at] + choice[at + 1 :]
-            block = _block(up, choice[at], experts=all(m.stacked for m in maps))
+            block = _block(up, choice[at], narrow or all(m.stacked for m in maps))
             if block and (block.kind == "plain" or _may_gate(module)):
                 return block
     return None
@@ -76,13 +76,13 @@ def _may_gate(module: nn.Module) -> bool:
     return not convolves and not isinstance(module, nn.Sequential)
 
 
-def _block(up: tuple[tuple[int, int], ...], down: tuple[int, int], experts: bool) -> Block | None:
+def _block(up: tuple[tuple[int, int], ...], down: tuple[int, int], narrow: bool) -> Block | None:
     h, d = down
     if len(up) == 2:
         return Block("gated", d, h) if up[0] == up[1] == (d, h) else None
     if up[0] == (d, 2 * h):
         return Block("gated", d, h)
-    return Block("plain", d, h) if up[0] == (d, h) and (h > d or experts) else None
+    return Block("plain", d, h) if up[0] == (d, h) and (h > d or narrow) else None
 
 
 def split_block(module: nn.Module, parent: nn.Module) -> Block | None:

@@ -33,6 +33,11 @@ def check_model(model: Any) -> None:
             raise SwapError(
                 f"{where} is TorchScript, whose code is fixed; swap before torch.jit.script"
             )
+        if hasattr(module, "_hf_hook") and any(p.is_meta for p in module.parameters(False)):
+            raise SwapError(
+                f"{where} keeps its parameters off the device (accelerate), where new ones would"
+                " never be filled; swap before dispatching"
+            )
         home = type(module).__module__
         if home.startswith("torch.ao.nn.intrinsic"):
             raise SwapError(

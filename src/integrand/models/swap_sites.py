@@ -77,7 +77,17 @@ def survey(model: nn.Module) -> Survey:
         found.candidates += here
         if not placed and block_of(parent) and names_used(parent) & ACTIVATION_CALLS:
             found.hidden.append(f"'{path}'" if path else type(parent).__name__)
+    _place_narrow(found)
     return found
+
+
+def _place_narrow(found: Survey) -> None:
+    """A class that is a feed-forward block elsewhere in the model is one at any width."""
+    known = {type(c.parent) for c in found.candidates if c.block} - {nn.Sequential}
+    for site in found.candidates:
+        if site.block is None and type(site.parent) in known:
+            site.block = block_of(site.parent, narrow=True)
+            site.reason = "" if site.block else site.reason
 
 
 def _join(path: str, key: str) -> str:
