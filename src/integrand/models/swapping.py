@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from integrand.activation import Activation, derive
@@ -18,45 +18,21 @@ from integrand.models.swap_check import watch
 from integrand.models.swap_config import rename_in_config
 from integrand.models.swap_edits import Edit, apply_all, revert_all
 from integrand.models.swap_refuse import check_model, check_site
+from integrand.models.swap_report import Plans, Site, describe, report, table
 from integrand.models.swap_run import Data
 from integrand.models.swap_sites import Candidate, Survey, default_sites, survey
 from integrand.models.swap_warm import fit, measured_inputs
 from integrand.nn.pointwise import Pointwise
 from integrand.spec import Spec, read_spec
 
-Plans = dict[Candidate, tuple[Pointwise, tuple[str, ...]]]
 Sites = str | Iterable[str] | Callable[[str, Any], bool]
-
-
-@dataclass(frozen=True)
-class Site:
-    """One activation of the model, before and after.
-
-    Attributes:
-        name: qualified name; before, after: what it was and is, as text.
-        kind: "gated", "plain", or "" outside feed-forward blocks.
-        replaced: whether it was; reason: why not.
-        carried: names of the parameters and buffers taken over from the old activation.
-        shared: the other names of the same instance.
-        residual: RMS(new - old) / RMS(old) before and after the warm start.
-    """
-
-    name: str
-    before: str
-    after: str
-    kind: str = ""
-    replaced: bool = True
-    reason: str = ""
-    carried: tuple[str, ...] = ()
-    shared: tuple[str, ...] = ()
-    residual: tuple[float, float] | None = None
 
 
 @dataclass
 class Swap:
     """What was done to a model: `sites`, printable as a table, and `undo`."""
 
-    model: nn.Module
+    model: nn.Module = field(repr=False)
     sites: tuple[Site, ...]
     note: str  # about the config of a transformers model
     _edits: list[Edit] = field(repr=False)
@@ -96,21 +72,12 @@ class Swap:
         return tuple(site for site in self.sites if site.replaced)
 
     def __str__(self) -> str:
-        rows = [("site", "before", "after", "block", "carried over", "note")]
-        for s in self.sites:
-            note = s.reason or (f"shared with {', '.join(s.shared)}" if s.shared else "")
-            if s.residual:
-                note += f"{'; ' if note else ''}residual {s.residual[0]:.3g} -> {s.residual[1]:.3g}"
-            after = s.after if s.replaced else "kept"
-            rows.append((s.name, s.before, after, s.kind, ", ".join(s.carried), note))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows]
-        return "\n".join(line.rstrip() for line in [*lines, self.note] if line)
+        return "\n".join([table(self.sites), *([self.note] if self.note else [])])
 
 
 def swap(
     model: nn.Module,
-    activation: Activation | Spec | str,
+    activation: Activation | Spec | str | Path,
     sites: Sites | None = None,
     warm_start: Any = False,
 ) -> Swap:
@@ -148,7 +115,7 @@ def swap(
     residuals = {} if warm_start is False else _warm(model, act, plans, edits, warm_start)
     apply_all(edits)
     renamed, note = rename_in_config(model, act, {c: new for c, (new, _) in plans.items()})
-    return Swap(model, _report(found, plans, residuals), note, edits + renamed)
+    return Swap(model, report(found, plans, residuals), note, edits + renamed)
 
 
 def _warm(
@@ -171,21 +138,22 @@ def _warm(
                 " leave warm_start out"
             )
     inputs = measured_inputs(model, edits, data)
-    first = {id(new): c.old for c, (new, _) in reversed(plans.items())}
-    return {id(n): fit(first[id(n)], n, inputs[id(n)]) for n, _ in plans.values()}
+    pairs = {id(new): (c.old, new) for c, (new, _) in plans.items()}
+    return {key: fit(old, new, inputs[key]) for key, (old, new) in pairs.items()}
 
 
-def _activation(activation: Activation | Spec | str) -> Activation:
+def _activation(activation: Activation | Spec | str | Path) -> Activation:
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, Spec):
         return derive(activation)
-    if not isinstance(activation, str):
+    if not isinstance(activation, str | Path):
         raise SwapError(
             "swap takes an Activation, a Spec, a catalogue name or a .toml path, got"
             f" {type(activation).__name__}"
         )
-    return derive(read_spec(activation)) if activation.endswith(".toml") else by_name(activation)
+    is_file = isinstance(activation, Path) or activation.endswith(".toml")
+    return derive(read_spec(activation)) if is_file else by_name(str(activation))
 
 
 def _named(found: Survey, sites: Sites) -> list[Candidate]:
@@ -228,45 +196,3 @@ def _companions(candidate: Candidate) -> list[Edit]:
         name = f"{candidate.name}_relu_or_gelu"
         return [Edit(name, candidate.parent, "activation_relu_or_gelu", 0)]
     return []
-
-
-def _report(
-    found: Survey, plans: Plans, residuals: dict[int, tuple[float, float]]
-) -> tuple[Site, ...]:
-    sites = []
-    for c in found.candidates:
-        kind = c.block.kind if c.block else ""
-        before = describe(c.old)
-        if c not in plans:
-            sites.append(Site(c.name, before, before, kind, False, c.reason or "not in sites"))
-            continue
-        new, carried = plans[c]
-        shared = tuple(o.name for o, (n, _) in plans.items() if n is new and o is not c)
-        sites.append(
-            Site(
-                c.name,
-                before,
-                describe(new),
-                kind,
-                carried=carried,
-                shared=shared,
-                residual=residuals.get(id(new)),
-            )
-        )
-    return tuple(sites)
-
-
-def describe(activation: Any) -> str:
-    """A callable as one word or two: its class, its function, an integrand activation's name."""
-    if getattr(type(activation), "is_integrand_activation", False):
-        values = ", ".join(f"{k}={_short(v)}" for k, v in activation.values().items())
-        return activation.spec.name + (f"({values})" if values else "")
-    if isinstance(activation, nn.Module):
-        extra = activation.extra_repr()
-        return type(activation).__name__ + (f"({extra})" if extra else "")
-    inner = getattr(activation, "func", activation)
-    return getattr(inner, "__name__", type(inner).__name__)
-
-
-def _short(value: torch.Tensor) -> str:
-    return "meta" if value.is_meta else f"{value.detach().float().mean().item():.4g}"
