@@ -79,9 +79,9 @@ def _matrices(block: nn.Module, maps: list[LinearMap], back: tuple[int, int]) ->
     last = max(i for i, m in enumerate(maps) if (m.reads, m.writes) == back)
     weights = []
     for m in (*maps[:last], *maps[last + 1 :], maps[last]):
-        weight = block.get_submodule(m.name).weight
+        weight = getattr(block.get_submodule(m.name), "weight", None)
         if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
-            raise SwapError(f"'{m.name}' must hold a matrix of floats, got a quantised one")
+            raise SwapError(f"'{m.name}' must hold its matrix of floats as `weight`")
         weights.append(weight)
     return weights
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from torch import nn
 
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_CONVOLUTION = nn.modules.conv._ConvNd
 Kind = Literal["plain", "gated"]
 
 
@@ -34,18 +36,34 @@ def linear_maps(module: nn.Module) -> list[LinearMap]:
     """The linear maps that `module` holds itself: children and stacks of expert matrices.
 
     A child is a linear map where it says its widths as torch's, PEFT's and the quantisers' Linear
-    do (`in_features`, `out_features`) or as transformers' Conv1D (`nx`, `nf`).
+    do (`in_features`, `out_features`) or as transformers' Conv1D (`nx`, `nf`), where it wraps one
+    and nothing else, or where it holds a stack of experts.
     """
     maps = []
     for name, child in module._modules.items():
-        for reads, writes in (("in_features", "out_features"), ("nx", "nf")):
-            widths = getattr(child, reads, None), getattr(child, writes, None)
-            if isinstance(widths[0], int) and isinstance(widths[1], int):
-                maps.append(LinearMap(name, widths[0], widths[1]))
+        if child is not None and (widths := _widths(child)):
+            maps.append(LinearMap(name, *widths))
     for name, parameter in module._parameters.items():
-        if parameter is not None and parameter.ndim == 3:
+        if _is_stack(parameter):
             maps.append(LinearMap(name, parameter.shape[1], parameter.shape[2], stacked=True))
     return maps
+
+
+def _widths(child: nn.Module) -> tuple[int, int, bool] | None:
+    for reads, writes in (("in_features", "out_features"), ("nx", "nf")):
+        widths = getattr(child, reads, None), getattr(child, writes, None)
+        if isinstance(widths[0], int) and isinstance(widths[1], int):
+            return widths[0], widths[1], False
+    inner, own = list(child.children()), list(child.parameters(recurse=False))
+    if len(inner) == 1 and not own:
+        return _widths(inner[0])
+    if not inner and len(own) == 1 and _is_stack(own[0]) and not isinstance(child, _CONVOLUTION):
+        return own[0].shape[1], own[0].shape[2], True
+    return None
+
+
+def _is_stack(parameter: nn.Parameter | None) -> TypeGuard[nn.Parameter]:
+    return parameter is not None and parameter.ndim == 3 and min(parameter.shape) > 1
 
 
 def block_of(module: nn.Module, narrow: bool = False) -> Block | None:
@@ -72,8 +90,8 @@ def _orientations(m: LinearMap) -> list[tuple[int, int]]:
 
 
 def _may_gate(module: nn.Module) -> bool:
-    convolves = any(isinstance(c, nn.modules.conv._ConvNd) for c in module.children())
-    return not convolves and not isinstance(module, nn.Sequential)
+    convolves = any(isinstance(c, _CONVOLUTION) for c in module.children())
+    return not convolves and not isinstance(module, CONTAINERS)
 
 
 def _block(up: tuple[tuple[int, int], ...], down: tuple[int, int], narrow: bool) -> Block | None:
@@ -100,10 +118,10 @@ def split_block(module: nn.Module, parent: nn.Module) -> Block | None:
 def between_linear_maps(module: nn.Module, name: str) -> bool:
     """Whether child `name` stands between two linear maps that `module` holds itself.
 
-    In an `nn.Sequential` the order decides; elsewhere one map must read what another writes.
+    In a container the order decides; elsewhere one map must read what another writes.
     """
     maps = linear_maps(module)
-    if isinstance(module, nn.Sequential):
+    if isinstance(module, CONTAINERS):
         order = list(module._modules)
         places = [order.index(m.name) for m in maps if m.name in order]
         here = order.index(name)

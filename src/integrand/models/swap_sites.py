@@ -13,6 +13,7 @@ from torch import nn
 
 from integrand.errors import SwapError
 from integrand.models.swap_blocks import (
+    CONTAINERS,
     Block,
     between_linear_maps,
     block_of,
@@ -83,7 +84,7 @@ def survey(model: nn.Module) -> Survey:
 
 def _place_narrow(found: Survey) -> None:
     """A class that is a feed-forward block elsewhere in the model is one at any width."""
-    known = {type(c.parent) for c in found.candidates if c.block} - {nn.Sequential}
+    known = {type(c.parent) for c in found.candidates if c.block} - set(CONTAINERS)
     for site in found.candidates:
         if site.block is None and type(site.parent) in known:
             site.block = block_of(site.parent, narrow=True)
@@ -133,7 +134,7 @@ def _place(site: Candidate, above: nn.Module | None) -> None:
     block = block_of(site.parent)
     if block is None and above is not None:
         block = split_block(site.parent, above)
-    in_order = isinstance(site.parent, nn.Sequential)
+    in_order = isinstance(site.parent, CONTAINERS)
     if block is None:
         site.reason = "not between a linear map to a hidden width and one back"
     elif in_order and not between_linear_maps(site.parent, site.key):
