@@ -114,6 +114,24 @@ def test_on_meta_the_new_parameters_are_on_meta_and_load() -> None:
     assert torch.equal(model(x), full(x))
 
 
+def test_a_model_moved_off_meta_starts_at_declared_values() -> None:
+    """As torch's own layers: reset_parameters after to_empty."""
+    model = mlp(nn.GELU).to("meta")
+    ig.swap(model, "xiprelu")
+    model.to_empty(device="cpu")
+    model[1].reset_parameters()
+    declared = ig.activation("xiprelu").module().state_dict()
+    assert all(torch.equal(model[1].state_dict()[k], declared[k]) for k in declared)
+
+
+def test_a_model_kept_off_the_device_is_refused() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = mlp()
+    accelerate.cpu_offload(model, execution_device="cpu")
+    with pytest.raises(ig.SwapError, match=r"'0' .Linear. keeps its parameters off the device"):
+        ig.swap(model, "xiprelu")
+
+
 def test_parameters_made_in_inference_mode_can_be_trained() -> None:
     model = mlp()
     with torch.inference_mode():

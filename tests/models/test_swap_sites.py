@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,6 +129,11 @@ class Unused(FeedForward):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class OnItsDevice(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("needs another device")
+
+
 class Two(FeedForward):
     def __init__(self) -> None:
         super().__init__(nn.GELU())
@@ -143,6 +149,7 @@ class Two(FeedForward):
         (Functional, "'1' is a feed-forward block that calls its activation inside forward"),
         (Dispatching, "'1' is a feed-forward block that calls its activation inside forward"),
         (Unused, "'1.act' .* does not use 'act'"),
+        (lambda: FeedForward(OnItsDevice()), "'1.act' .OnItsDevice.* cannot be measured"),
         (Two, "its block holds 2 activations"),
         (lambda: mlp(lambda: nn.Softmax(-1)), r"'1.1' \(Softmax.* depends on"),
         (lambda: mlp(nn.RReLU), r"'1.1' \(RReLU.* two calls on the same input differ"),
@@ -157,6 +164,16 @@ def test_one_block_that_cannot_be_replaced_stops_the_whole_swap(
     with pytest.raises(ig.SwapError, match=message):
         ig.swap(model, "relu2")
     assert dict(model.named_modules()) == modules
+
+
+def test_the_activation_is_a_name_a_spec_a_file_or_itself(tmp_path: Path) -> None:
+    act = ig.activation("relu2")
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\ngradient = "2*x if x > 0 else 0"\n')
+    for given in (act, act.spec, "relu2", path, str(path)):
+        model = mlp()
+        ig.swap(model, given)
+        assert model[1].spec.sha256 == act.spec.sha256
 
 
 def test_a_model_that_holds_no_activation_says_so() -> None:

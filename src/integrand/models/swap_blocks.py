@@ -97,7 +97,8 @@ def _may_gate(module: nn.Module) -> bool:
 def _block(up: tuple[tuple[int, int], ...], down: tuple[int, int], narrow: bool) -> Block | None:
     h, d = down
     if len(up) == 2:
-        return Block("gated", d, h) if up[0] == up[1] == (d, h) else None
+        # three maps d -> d are the query, key and value of attention
+        return Block("gated", d, h) if up[0] == up[1] == (d, h) != (d, d) else None
     if up[0] == (d, 2 * h):
         return Block("gated", d, h)
     return Block("plain", d, h) if up[0] == (d, h) and (h > d or narrow) else None

@@ -21,7 +21,6 @@ class Edit:
     key: str
     new: Any
     old: Any = None
-    order: tuple[str, ...] = ()  # of the parent's children before the edit
 
     def held(self) -> Any:
         """What the attribute holds now."""
@@ -29,8 +28,6 @@ class Edit:
 
     def apply(self) -> None:
         self.old = self.held()
-        if isinstance(self.parent, nn.Module):
-            self.order = tuple(self.parent._modules)
         _set(self.parent, self.key, self.new)
 
     def changed(self) -> bool:
@@ -40,12 +37,6 @@ class Edit:
 
     def revert(self) -> None:
         _set(self.parent, self.key, self.old)
-        if isinstance(self.parent, nn.Module):
-            children = self.parent._modules
-            later = {k: v for k, v in children.items() if k not in self.order}
-            kept = {k: children[k] for k in self.order if k in children}
-            children.clear()
-            children.update({**kept, **later})
 
 
 def _held(parent: Any, key: str) -> Any:

@@ -30,6 +30,7 @@ _FUNCTIONS = (
     functools.partial,
 )
 _NAMED = re.compile(r"(^|_)(act(|_.*|\d+|fn|iv.*)|nonlin.*)($|_)")
+_ENDING = re.compile(r"(^|_)(act|activation|nonlinearity)(_?fn|_?fct|_?func(tion)?)?\d*$")
 
 
 @dataclass(eq=False)
@@ -97,7 +98,7 @@ def _join(path: str, key: str) -> str:
 
 def _activations_in(parent: nn.Module) -> Iterator[tuple[str, Any]]:
     for key, child in parent._modules.items():
-        if child is not None and _is_activation(child):
+        if child is not None and (_is_activation(child) or _only_by_name(key, child)):
             yield key, child
     for key, value in vars(parent).items():
         if isinstance(value, _FUNCTIONS) and _is_activation_function(key, value):
@@ -117,6 +118,13 @@ def _is_activation(module: nn.Module) -> bool:
     if home.startswith("torch.") or any(p.ndim > 1 for p in module.parameters()):
         return False
     return why_not_pointwise(module) is None and not is_affine(module)
+
+
+def _only_by_name(key: str, module: nn.Module) -> bool:
+    """Whether a stranger's module is called an activation, though it does not measure as one."""
+    if not _ENDING.search(key) or type(module).__module__.startswith("torch."):
+        return False
+    return why_not_pointwise(module) is not None
 
 
 def _is_activation_function(key: str, function: Callable[..., Any]) -> bool:
