@@ -146,8 +146,8 @@ class Two(FeedForward):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (Functional, "'1' is a feed-forward block that calls its activation inside forward"),
-        (Dispatching, "'1' is a feed-forward block that calls its activation inside forward"),
+        (Functional, "'1' has the linear maps of .* calls an activation inside forward"),
+        (Dispatching, "'1' has the linear maps of .* calls an activation inside forward"),
         (Unused, "'1.act' .* does not use 'act'"),
         (lambda: FeedForward(OnItsDevice()), "'1.act' .OnItsDevice.* cannot be measured"),
         (Two, "its block holds 2 activations"),

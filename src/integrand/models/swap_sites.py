@@ -162,9 +162,9 @@ def default_sites(found: Survey) -> list[Candidate]:
     """
     if found.hidden:
         raise SwapError(
-            f"{found.hidden[0]} is a feed-forward block that calls its activation inside forward"
-            " instead of holding it, so it cannot be replaced; give that module an attribute such"
-            " as `self.act_fn`, or name the activations to replace in sites="
+            f"{found.hidden[0]} has the linear maps of a feed-forward block but calls an activation"
+            " inside forward instead of holding it, so nothing can be replaced there; hold it as an"
+            " attribute such as `self.act_fn`, or name the activations to replace in sites="
         )
     chosen = [c for c in found.candidates if c.block]
     if doubtful := [c for c in chosen if c.doubtful]:
