@@ -62,6 +62,35 @@ def test_only_feed_forward_activations_are_replaced_by_default() -> None:
     assert "kept" in str(swap) and "ff.1" in str(swap)
 
 
+class Attending(nn.Module):
+    """Three maps of one width, as query, key and value, and a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.act = nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.q(x) * self.k(x) * self.act(self.v(x))
+
+
+class Recurrent(nn.Module):
+    """A gated recurrence has the maps of a gated block, and a convolution (arXiv:2402.19427)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.y, self.out = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.conv = nn.Conv1d(12, 12, 3, padding=1, groups=12)
+        self.act = nn.GELU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.conv(self.x(x).mT).mT * self.act(self.y(x)))
+
+
+def test_attention_and_recurrences_are_no_feed_forward_blocks() -> None:
+    assert replaced(nn.ModuleList([Attending(), Recurrent(), mlp()])) == ["2.1"]
+
+
 def test_a_class_that_is_a_block_elsewhere_is_one_at_any_width() -> None:
     narrow = FeedForward(nn.GELU())
     narrow.fc1, narrow.fc2 = nn.Linear(8, 4), nn.Linear(4, 8)

@@ -101,7 +101,7 @@ def _block(up: tuple[tuple[int, int], ...], down: tuple[int, int], narrow: bool)
         return Block("gated", d, h) if up[0] == up[1] == (d, h) != (d, d) else None
     if up[0] == (d, 2 * h):
         return Block("gated", d, h)
-    return Block("plain", d, h) if up[0] == (d, h) and (h > d or narrow) else None
+    return Block("plain", d, h) if up[0] == (d, h) != (d, d) and (h > d or narrow) else None
 
 
 def split_block(module: nn.Module, parent: nn.Module) -> Block | None:
