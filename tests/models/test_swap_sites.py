@@ -35,7 +35,14 @@ def replaced(model: nn.Module, **kwargs: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "act", [F.gelu, torch.relu, partial(F.gelu, approximate="tanh"), lambda x: x * x.sigmoid()]
+    "act",
+    [
+        F.gelu,
+        torch.relu,
+        partial(F.gelu, approximate="tanh"),
+        partial(F.relu, inplace=True),
+        lambda x: x * x.sigmoid(),
+    ],
 )
 def test_a_function_in_an_attribute_is_replaced_and_comes_back(act: Any) -> None:
     model = FeedForward(act)

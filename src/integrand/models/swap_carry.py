@@ -37,7 +37,6 @@ def _same_names(activation: Activation, old: Any) -> tuple[Pointwise, tuple[str,
     if not isinstance(old, nn.Module):
         return None
     held = {**dict(old.named_parameters()), **dict(old.named_buffers())}
-    own = activation.module(device="meta").state_dict()
     params = [name for name in activation.spec.params if name in held]
     if not params or len(params) < len(activation.spec.params):
         return None
@@ -50,14 +49,16 @@ def _same_names(activation: Activation, old: Any) -> tuple[Pointwise, tuple[str,
         device=trained[0].device,
         shape=tuple(trained[0].shape) or (1,),
     )
+    own = {name: t for name, t in new.state_dict().items() if name in held}
+    if any(held[name].numel() != t.numel() for name, t in own.items()):
+        return None
     with torch.no_grad():
-        for name, tensor in new.state_dict().items():
-            if name in held and held[name].shape == tensor.shape:
-                tensor.copy_(held[name])
+        for name, tensor in own.items():
+            tensor.copy_(held[name].reshape(tensor.shape))
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(held[name].requires_grad)
     same = _same_spec(activation, old) or same_function(old, new)
-    return (new, tuple(n for n in own if n in held)) if same else None
+    return (new, tuple(own)) if same else None
 
 
 def _same_spec(activation: Activation, old: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,16 +88,15 @@ def revert_all(edits: list[Edit]) -> None:
                 " overwrite it; undo the later change first"
             )
     for edit in reversed(edits):
-        old, new = edit.old, edit.new
+        if isinstance(edit.old, nn.Module):
+            _follow(edit.old, edit.parent, edit.new.training)
         edit.revert()
-        if isinstance(old, nn.Module) and isinstance(new, nn.Module):
-            _follow(old, new)
 
 
-def _follow(old: nn.Module, new: nn.Module) -> None:
+def _follow(old: nn.Module, parent: nn.Module, training: bool) -> None:
     """Bring a module that comes back to where its place has gone: mode and device."""
-    old.train(new.training)
-    for tensor in new.parameters():
-        if any(t.device != tensor.device for t in old.parameters()):
-            old.to(tensor.device)
-        break
+    old.train(training)
+    around = next(itertools.chain(parent.parameters(), parent.buffers()), None)
+    held = next(itertools.chain(old.parameters(), old.buffers()), None)
+    if around is not None and held is not None and around.device != held.device:
+        old.to(around.device)

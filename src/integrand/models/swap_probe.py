@@ -82,7 +82,7 @@ def is_affine(activation: Any) -> bool:
     x = probe_points()
     with torch.no_grad():
         f = measured_copy(activation)
-        y = (f.eval() if isinstance(f, nn.Module) else f)(x).double()
+        y = (f.eval() if isinstance(f, nn.Module) else f)(x.clone()).double()
     slope = (y[-1] - y[0]) / (x[-1] - x[0])
     return _equal(y, y[0] + slope * (x - x[0]))
 
@@ -96,7 +96,7 @@ def same_function(old: Any, new: nn.Module) -> bool:
     x = probe_points()
     with torch.no_grad():
         try:
-            a, b = measured_copy(old)(x).double(), measured_copy(new)(x).double()
+            a, b = (measured_copy(f)(x.clone()).double() for f in (old, new))
         except (ValueError, RuntimeError):
             return False
     bound = 1e-7 * torch.maximum(b.abs(), x.abs())
