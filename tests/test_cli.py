@@ -230,6 +230,7 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path):
 
 def test_importing_the_command_line_loads_none_of_what_commands_need():
     heavy = ("sympy", "tyro", "matplotlib", "jinja2", "transformers", "integrand.train")
+    heavy += ("torch.distributed.tensor", "torch.distributed.fsdp")
     code = f"import sys, integrand.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
