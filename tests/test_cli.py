@@ -119,6 +119,15 @@ def test_shown_torch_source_runs_and_agrees(capsys):
     assert ig.activation("relu2")(x).tolist() == [0.0, 9.0]
 
 
+def test_show_folds_parameter_values_in(capsys):
+    values = "alpha_p=166,alpha_n=41.25"
+    assert main(["show", "xielu", "--target", "jax", "--params", values]) == 0
+    shown = capsys.readouterr().out
+    assert "at alpha_p = 166.0, alpha_n = 41.25, beta = 0.5" in shown and "def xielu(x):" in shown
+    assert main(["show", "xielu", "--target", "c", "--params", "alpha_n=0.25"]) == 2
+    assert "'alpha_n' must be above beta = 0.5, got 0.25" in capsys.readouterr().err
+
+
 def test_certify_measures_at_given_values_and_keeps_rows(capsys):
     args = ["certify", "xielu", "--dtype", "bf16", "--params", "alpha_p=2,alpha_n=1"]
     assert main([*args, "--json", "out.json"]) == 0
@@ -221,6 +230,7 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path):
 
 def test_importing_the_command_line_loads_none_of_what_commands_need():
     heavy = ("sympy", "tyro", "matplotlib", "jinja2", "transformers", "integrand.train")
+    heavy += ("torch.distributed.tensor", "torch.distributed.fsdp")
     code = f"import sys, integrand.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

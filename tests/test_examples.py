@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-PROMISED = {"design_your_own": "within", "train_with_xielu": "layer 1"}
+PROMISED = {
+    "design_your_own": "within",
+    "finetune_apertus": "after:",
+    "train_with_xielu": "layer 1",
+}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)

@@ -5,9 +5,10 @@ import integrand as ig
 act = ig.activation("xielu")
 y = act(x)
 layer = act.module()
+swap = ig.swap(model, act)
 """
 
-from integrand import nn
+from integrand import models, nn
 from integrand.activation import Activation, activation, derive
 from integrand.errors import (
     BackendError,
@@ -18,6 +19,7 @@ from integrand.errors import (
     SpecError,
     SwapError,
 )
+from integrand.models import swap
 from integrand.spec import Param, Spec, names, read_spec
 
 __version__ = "0.1.0"
@@ -35,10 +37,14 @@ __all__ = [
     "activation",
     "certify",
     "derive",
+    "models",
     "names",
     "nn",
     "read_spec",
+    "swap",
 ]
+
+models.register()
 
 
 def __getattr__(name: str) -> object:

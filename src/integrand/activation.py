@@ -17,6 +17,7 @@ from integrand.derivation.program import Program
 from integrand.errors import BackendError, SpecError
 from integrand.kernels import SAVES, OutputOnly, apply, constants, register, unwatched
 from integrand.nn.pointwise import Pointwise
+from integrand.nn.source import source
 from integrand.spec import Spec, row
 
 if TYPE_CHECKING:
@@ -195,22 +196,25 @@ class Activation:
             self.spec, self.program, self.formula, dtype, device, shape, impl, output_only
         )
 
-    def source(self, target: str, dtype: torch.dtype = torch.float32) -> str:
-        """Readable source text of f and its backward: target "torch", "c" or "triton"."""
-        if target == "c":
-            from integrand.kernels import c
+    def source(
+        self,
+        target: str,
+        dtype: torch.dtype = torch.float32,
+        values: Mapping[str, Tensor | float] | None = None,
+    ) -> str:
+        """Text of one readable file with f, f' and a layer, which needs integrand no more.
 
-            return c.source(self.program, dtype, f"{self.name}: f(x) = {self.formula}")
-        if target == "torch":
-            from integrand.kernels import torch_print
+        Args:
+            target: "torch", "c", "triton" or "jax".
+            dtype: what the C or Triton source stores; torch and JAX take every floating type.
+            values: parameter values to fold in, such as `layer.values()`; those left out take
+                their initial values, and the source has no parameters. None keeps them.
 
-            return torch_print.source(self.program, self.name, self.formula)
-        if target == "triton":
-            from integrand.kernels import triton_print
-
-            formula = f"{self.name}: f(x) = {self.formula}"
-            return triton_print.source(self.program, dtype, formula)
-        raise BackendError(f"source is available for 'torch', 'c' and 'triton', not '{target}'")
+        Raises:
+            BackendError: an unknown target or dtype.
+            SpecError: a value that is unknown, out of bounds or not a single number.
+        """
+        return source(self.spec, self.program, self.formula, target, dtype, values)
 
 
 def derive(spec: Spec) -> Activation:

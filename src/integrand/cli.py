@@ -48,30 +48,34 @@ def derive(
 def show(
     what: str,
     /,
-    target: Literal["torch", "c", "triton"] = "torch",
+    target: Literal["torch", "c", "triton", "jax"] = "torch",
     dtype: Dtype = "fp32",
+    params: str | None = None,
     param: tuple[str, ...] = (),
     function: bool = False,
     anchor: str | None = None,
     name: str = "custom",
     json: Path | None = None,
 ) -> int:
-    """Print readable source of f and of its backward.
+    """Print one readable file with f, its derivative and a layer, which needs integrand no more.
 
     Args:
         what: a gradient, a catalogue name, or FILE.toml.
-        target: torch or triton (modules without dependencies on integrand), or c.
-        dtype: of the C or Triton source.
+        target: torch, c, triton or jax.
+        dtype: what the C or Triton source stores.
+        params: values to fold in such as alpha_p=166,alpha_n=41.25 (the others: as declared).
         param: a parameter of a text: NAME=INIT[,above=A][,below=B][,fixed]; may be repeated.
         function: the text is f itself, not its gradient.
         anchor: fixes the constant: POINT,VALUE such as -oo,0 (default: f(0) = 0).
         name: what a text is called.
         json: also write the source as JSON.
     """
+    from integrand.declared import values
+
     act = _activation(what, param, function, anchor, name)
-    text = act.source(target, _dtypes((dtype,))[0])
+    text = act.source(target, _dtypes((dtype,))[0], values(params) or None)
     _keep(json, {"kind": "show", "name": act.name, "target": target, "source": text})
-    print(text)
+    print(text, end="")
     return 0
 
 

@@ -154,12 +154,8 @@ def test_sums_keep_their_accuracy_and_bits_when_they_are_long(
     dout = samples(x.shape, x.dtype, 1).abs()
     first = k.backward(x, dout, parameters())[1]
     again = k.backward(x, dout, parameters())[1]
-    # as in a graph: by a launch of its own
-    monkeypatch.setattr(backend, "_counter", lambda _: None)
-    apart = k.backward(x, dout, parameters())[1]
-    for g, h, a, term in zip(first, again, apart, wide(x, dout, parameters())[2], strict=True):
+    for g, h, term in zip(first, again, wide(x, dout, parameters())[2], strict=True):
         assert g is not None and h is not None and torch.equal(g, h)
-        assert a is not None and abs(a.double().sum() - term.sum()) <= 2e-6 * term.abs().sum()
         assert abs(g.double().sum() - term.sum()) <= 2e-6 * term.abs().sum()
 
 
@@ -389,9 +385,10 @@ _COMPILE = textwrap.dedent(
     from triton.compiler import ASTSource
 
     sizes = {"GATED": False, "GROUPED": False, "KEEP": False, "NEEDED": 3, "RUN": 16,
-             "LAST": True, "STAGES": 1, "ROWS": 512, "COLUMNS": 4, "BLOCK_G": 1, "BLOCK_I": 1024, "groups": 1, "tiles": 1}
-    for function, even in ((f, e) for f in (generated.forward, generated.backward) for e in (0, 1)):
-        sizes["EVEN"] = bool(even)
+             "STAGES": 1, "BLOCK_G": 1, "BLOCK_I": 1024, "groups": 1, "tiles": 1}
+    functions = (generated.forward, generated.backward)
+    for function, even in ((f, e) for f in functions for e in (False, True)):
+        sizes["EVEN"] = even
         signature, constants, aligned = {}, {}, {}
         for k, name in enumerate(function.arg_names):
             if name in sizes:

@@ -138,6 +138,14 @@ def test_backward_keeps_x_alone(act):
     assert sum(n for n in storages.values() if n >= 1024) == 2 * x.numel()
 
 
+def test_a_layer_made_on_meta_takes_its_declared_values(act):
+    layer = act.module(device="meta").to_empty(device="cpu")
+    layer.reset_parameters()
+    expected = act.module().state_dict()
+    assert list(layer.state_dict()) == list(expected)
+    assert all(torch.equal(v, expected[k]) for k, v in layer.state_dict().items())
+
+
 def test_copies_and_pickles_work(act):
     layer = act.module(shape=(4,))
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
@@ -255,3 +263,38 @@ def test_inference_results_equal_those_with_autograd(act):
     # what inference mode made must not be saved for a backward pass
     z = x.clone().requires_grad_()
     torch.autograd.grad(act(z).sum(), z)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,)])
+def test_a_module_made_on_meta_takes_its_declared_values(act, shape):
+    with torch.device("meta"):
+        layer = act.module(shape=shape)
+    assert all(t.is_meta and t.dtype == torch.float32 for t in layer.state_dict().values())
+    assert "alpha_p=meta" in repr(layer)
+    assert layer(torch.empty(5, 3, device="meta")).is_meta
+    layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    expected = act.module(shape=shape)
+    assert all(torch.equal(layer.state_dict()[k], v) for k, v in expected.state_dict().items())
+    x = torch.randn(5, 3)
+    assert torch.equal(layer(x), expected(x))
+
+
+def test_only_the_named_parameters_are_reset(act):
+    layer = act.module()
+    with torch.no_grad():
+        layer.alpha_p.fill_(3.0)
+        layer.alpha_n.fill_(3.0)
+        layer(torch.ones(2))
+        layer.reset_parameters(["alpha_n"])
+        assert layer.alpha_p.item() == 3.0
+        assert layer.alpha_n.item() == act.module().alpha_n.item()
+        assert torch.equal(layer(-torch.ones(2)), act(-torch.ones(2)))
+
+
+def test_values_of_half_precision_parameters_are_not_rounded(act):
+    layer = act.module(dtype=torch.bfloat16)
+    with torch.no_grad():
+        layer.alpha_p.fill_(10.3)
+    expected = torch.nn.functional.softplus(layer.alpha_p.detach().float())
+    assert torch.equal(layer.values()["alpha_p"].detach(), expected)

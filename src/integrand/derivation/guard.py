@@ -65,7 +65,9 @@ def _lower(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any], how:
             outputs = _folded(lowering, exprs, degrees)
             plain = lowering.program(params, outputs, how.wide)
     if spec.kind == "gradient" and _has_constant(exprs["f"]):
-        outputs["f"] = _anchored(spec, lowering, outputs["f"])
+        outputs["f"] = _anchored(spec, lowering, outputs["f"], spec.anchor[1])
+    for name in _undefined_at_anchor(spec, plain):
+        outputs[name] = _anchored(spec, lowering, outputs[name], 0)
     for name in ("f", "df"):
         out = _guarded(spec, lowering, plain, exprs[name], name, outputs[name], how.early)
         outputs[name] = out
@@ -110,9 +112,19 @@ def _has_constant(f: Any) -> bool:
     return any(X not in t.free_symbols and t != 0 for t in sp.Add.make_args(f))
 
 
-def _anchored(spec: Spec, lowering: Lowering, out: int) -> int:
-    """f with its declared value at the anchor exactly, whatever the compiler fuses."""
-    point, value = spec.anchor
+def _undefined_at_anchor(spec: Spec, plain: Program) -> list[str]:
+    """The partials that the formula leaves undefined where f is fixed, and which are 0 there:
+    x**p*log(x) for the p of x**p."""
+    point = spec.anchor[0]
+    if spec.kind != "gradient" or isinstance(point, str):
+        return []
+    names = [name for name in plain.outputs if name.startswith("d_")]
+    return [n for n in names if not np.isfinite(_run(plain, 64, [point], spec.values(), n)).all()]
+
+
+def _anchored(spec: Spec, lowering: Lowering, out: int, value: float) -> int:
+    """An output with its value at the anchor exactly, whatever the compiler fuses."""
+    point = spec.anchor[0]
     if isinstance(point, str):
         return out
     x, at = lowering.op("x"), lowering.const(sp.Rational(str(point)))

@@ -56,7 +56,7 @@ def source(program: Program, dtype: torch.dtype, formula: str = "", form: str = 
     if form == "gated":
         # its blocks have no second pass, which the fast sin and cos need
         functions = functions.exact()
-    hoisted = _hoisted(program)
+    hoisted = hoisted_names(program)
     backward = ["df", *_partials(program)]
     body = [
         _uniform(program, hoisted, functions, form == "channels"),
@@ -81,8 +81,8 @@ def source(program: Program, dtype: torch.dtype, formula: str = "", form: str = 
             _types(program, dtype, bits, inputs=2 if form == "gated" else 1),
             *functions.text.values(),
             *body,
-            _text(blocks),
-            _text("channels.h" if form == "channels" else "loops.h"),
+            included(blocks),
+            included("channels.h" if form == "channels" else "loops.h"),
         ]
     )
 
@@ -92,10 +92,10 @@ def prelude() -> str:
     includes = [f"#include <{name}.h>" for name in INCLUDES]
     includes += ["#ifdef __linux__", "#include <sys/mman.h>", "#endif"]
     includes += ["", "#define INLINE static inline __attribute__((always_inline))"]
-    return "\n\n".join(["\n".join(includes), _text("storage.h"), _text("scale.h")])
+    return "\n\n".join(["\n".join(includes), included("storage.h"), included("scale.h")])
 
 
-def _text(name: str) -> str:
+def included(name: str) -> str:
     return files("integrand.kernels").joinpath(name).read_text(encoding="utf-8").strip()
 
 
@@ -129,7 +129,7 @@ def _types(program: Program, dtype: torch.dtype, bits: int, inputs: int) -> str:
     )
 
 
-def _hoisted(program: Program) -> dict[int, str]:
+def hoisted_names(program: Program) -> dict[int, str]:
     """C names of the ops that do not depend on x and that an op which does, or an output, reads."""
     uniform = {i for i in program.uniform() if program.ops[i][0] != "const"}
     needed = program.needed(program.outputs)
@@ -174,20 +174,8 @@ def _uniform(
     per_channel: bool,
 ) -> str:
     """The struct of what does not depend on x, and the function that fills it."""
-    trace = Trace(64, functions.exact())
-    given = {name: Value(trace, f"number(params[{k}])") for k, name in enumerate(program.params)}
-    only = replace(program, outputs={name: i for i, name in hoisted.items()})
-    values = evaluate(only, trace, None, given, only.outputs)
-    lines = trace.lines(*values)
-    booleans = [isinstance(v, Value) and v.kind == "bool" for v in values]
-    fields = [
-        f"{'bool' if boolean else 'real'} {name};"
-        for name, boolean in zip(only.outputs, booleans, strict=True)
-    ]
-    lines += [
-        f"u->{name} = ({'bool' if boolean else 'real'}){trace.text(value)};"
-        for name, value, boolean in zip(only.outputs, values, booleans, strict=True)
-    ]
+    given = {name: f"number(params[{k}])" for k, name in enumerate(program.params)}
+    fields, lines = shared_values(program, hoisted, functions, given, "real")
     fields = fields or ["char nothing;"]
     lines = lines or ["(void)params, (void)u;"]
     return "\n".join(
@@ -205,6 +193,28 @@ def _uniform(
     )
 
 
+def shared_values(
+    program: Program,
+    hoisted: dict[int, str],
+    functions: Functions,
+    given: dict[str, str],
+    real: str,
+) -> tuple[list[str], list[str]]:
+    """The fields of what does not depend on x, and the lines that set them in `u`."""
+    trace = Trace(64, functions.exact())
+    params = {name: Value(trace, text) for name, text in given.items()}
+    only = replace(program, outputs={name: i for i, name in hoisted.items()})
+    values = evaluate(only, trace, None, params, only.outputs)
+    lines = trace.lines(*values)
+    types = ["bool" if isinstance(v, Value) and v.kind == "bool" else real for v in values]
+    fields = [f"{t} {name};" for t, name in zip(types, only.outputs, strict=True)]
+    lines += [
+        f"u->{name} = ({t}){trace.text(value)};"
+        for name, value, t in zip(only.outputs, values, types, strict=True)
+    ]
+    return fields, lines
+
+
 def _scalar(
     program: Program,
     hoisted: dict[int, str],
@@ -213,16 +223,7 @@ def _scalar(
     outputs: list[str],
     title: str = "",
 ) -> str:
-    trace = Trace(bits, functions)
-    ops = list(program.ops)
-    given: dict[str, Any] = {}
-    booleans = _booleans(program)
-    for i, name in hoisted.items():
-        ops[i] = ("param", f"u->{name}")
-        given[f"u->{name}"] = Value(trace, f"u->{name}", "bool" if i in booleans else "real")
-    main = replace(program, ops=tuple(ops))
-    values = evaluate(main, trace, Value(trace, "x"), given, outputs)
-    lines = trace.lines(*values)
+    trace, lines, values = assignments(program, hoisted, bits, functions, outputs)
     if outputs == ["f"]:
         head = f"INLINE {trace.type} {title or 'f'}({trace.type} x, const uniform *u) {{"
         tail = [f"return {trace.text(values[0])};"]
@@ -238,6 +239,26 @@ def _scalar(
         tail = [*(tail or ["(void)terms;"]), f"return dout * {trace.text(values[0])};"]
     unused = ["(void)u;"] if not hoisted else []
     return "\n".join([head, *(f"  {line}" for line in [*unused, *lines, *tail]), "}"])
+
+
+def assignments(
+    program: Program,
+    hoisted: dict[int, str],
+    bits: int,
+    functions: Functions,
+    outputs: list[str],
+) -> tuple[Trace, list[str], list[Any]]:
+    """The lines that compute outputs from x and `u`, what does not depend on x, and the outputs."""
+    trace = Trace(bits, functions)
+    ops = list(program.ops)
+    given: dict[str, Any] = {}
+    booleans = _booleans(program)
+    for i, name in hoisted.items():
+        ops[i] = ("param", f"u->{name}")
+        given[f"u->{name}"] = Value(trace, f"u->{name}", "bool" if i in booleans else "real")
+    main = replace(program, ops=tuple(ops))
+    values = evaluate(main, trace, Value(trace, "x"), given, outputs)
+    return trace, trace.lines(*values), values
 
 
 def _booleans(program: Program) -> frozenset[int]:

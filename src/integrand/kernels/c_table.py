@@ -54,6 +54,7 @@ def table_function(table: Table, bits: int, log: str) -> str:
     low, high = c.power(table.lo), c.power(table.hi)
     step = c.mantissa - table.split
     rows = [", ".join(map(c.number, row)) for side in table.middle for row in side]
+    falls = any(len(row) > 1 for row in table.far)
     text = [
         "",
         f"  static const {t} middle[] = {{\n    " + ",\n    ".join(rows) + "};",
@@ -71,7 +72,7 @@ def table_function(table: Table, bits: int, log: str) -> str:
         *c.polynomial("pm", "t", [f"middle[row + {k}]" for k in range(width)]),
         f"  const {t} q = (small ? a : {c.number(0.0)}) * {c.power(-table.lo)};",
         *c.sides("pn", "q", table.near),
-        f"  const {t} w = large ? {high} / a : {c.number(0.0)};",
+        *([f"  const {t} w = large ? {high} / a : {c.number(0.0)};"] if falls else []),
         *c.sides("pf", "w", table.far),
         *_growth(table, c, log),
         "  const " + t + " outer = large ? g + pf : pm;",

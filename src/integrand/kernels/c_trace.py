@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,10 +109,11 @@ class Trace:
         for result in results:
             if isinstance(result, Value):
                 result.uses += 2
+        live = _live(results)
         return [
             f"const {self.type if v.kind == 'real' else 'bool'} {v.name} = {self._text(v)};"
             for v in self._values
-            if v.uses and not self._merged(v)
+            if v in live and not self._merged(v)
         ]
 
     def text(self, operand: Any) -> str:
@@ -197,6 +198,18 @@ class Trace:
         if name not in PRIMITIVES:
             raise AttributeError(name)
         return lambda x: self.emit(f"{self._function(name, self.bits)}({{}})", x)
+
+
+def _live(results: Iterable[Any]) -> set[Value]:
+    """What the results are computed from: a branch that a constant rules out is not."""
+    live: set[Value] = set()
+    stack = list(results)
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Value) and value not in live:
+            live.add(value)
+            stack.extend(value.operands)
+    return live
 
 
 class Body(Trace):

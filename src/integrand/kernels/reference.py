@@ -214,7 +214,8 @@ def tangent(
 def _like(value: Any, x: Tensor) -> Tensor:
     """A result that does not depend on x still has its shape."""
     if isinstance(value, Tensor) and value.shape == x.shape:
-        return value
+        # an autograd function may not return its own input
+        return value.clone() if value is x else value
     return torch.as_tensor(value, device=x.device).expand(x.shape).clone()
 
 

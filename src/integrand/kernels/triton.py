@@ -30,15 +30,15 @@ __all__ = ["Kernel", "available", "chosen", "load", "source"]
 
 _log = logging.getLogger("integrand")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# partial sums of one parameter and group: 8 programs on each of an H100's 132 multiprocessors. A
+# partial sums of one parameter and group: 4 programs on each of an H200's 132 multiprocessors. A
 # constant, so that how the terms of a sum are grouped depends on the tensor's shape alone
-SPLITS = 1056
-# terms of one lane added in fp32 before fp64 takes over: 16 * 2^-24 < 1e-6
+SPLITS = 528
+# terms of one lane added in fp32 before fp64 takes over
 RUN = 16
 
 
-# partial sums that a program holds at a time when it adds them up
-HELD = 2048
+# partial sums held at a time where they are added up: all of them, for up to 4 parameters
+HELD = 8192
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,12 @@ class Blocks:
     stages: int = 1
 
 
-# forward and backward in half formats, computed in fp32: the fastest of a sweep on an H200
-# (benchmarks/gpu.py); everything else was fastest as above
-_HALF = (Blocks(4096, 4), Blocks(2048, 4, 3))
+# forward and backward, the fastest of sweeps on an H200 (benchmarks/gpu.py); bf16 computes less
+_BLOCKS = {
+    torch.bfloat16: (Blocks(4096, 4), Blocks(2048, 4, 3)),
+    torch.float16: (Blocks(1024, 4), Blocks(2048, 8, 4)),
+    torch.float32: (Blocks(1024, 4), Blocks(1024, 4, 3)),
+}
 
 
 @functools.cache
@@ -134,6 +137,7 @@ class _Layout:
     inner: int
     varying: tuple[int, ...]
 
+    @functools.cache  # noqa: B019
     def tile(self, elements: int) -> _Tile:
         """Tiles of about that many elements."""
         block_i = min(elements, _power_of_2(self.inner))
@@ -171,8 +175,8 @@ class Kernel:
         self.program, self.dtype, self.formula = program, dtype, formula
         bits = compute_bits(program, dtype)
         self.real = torch.float64 if bits == 64 else torch.float32
-        half = dtype.itemsize == 2 and bits == 32
-        self.blocks, self.backward_blocks = _HALF if half else (Blocks(), Blocks())
+        wide = (Blocks(), Blocks())
+        self.blocks, self.backward_blocks = _BLOCKS[dtype] if bits == 32 else wide
         self._tables: dict[torch.device, Tensor] = {}
 
     @cached_property
@@ -256,30 +260,24 @@ class Kernel:
         dparams: list[Tensor | None] = [None] * (0 if need is False else len(params))
         blocks = self.backward_blocks
         t = layout.tile(blocks.elements)
-        splits = max(1, min(t.steps, SPLITS // t.tiles))
+        splits = max(1, min(t.steps, SPLITS // t.tiles)) if any(needed) else t.steps
         shape = (splits, len(params), layout.groups)
         partials = x.new_empty(shape if any(needed) else (0,), dtype=self.real)
         # single numbers are summed over groups too, which must not round in between
         sums = x.new_empty(shape[1:], dtype=torch.float64 if layout.groups > 1 else self.real)
-        counter = _counter(x.device) if any(needed) and layout.groups == 1 else None
-        columns = _power_of_2(len(params))
+        stages = blocks.stages if any(needed) else 1
         with launching(x):
             if x.numel():
                 self.module.backward[(t.tiles * splits,)](
-                    *(x, up, dout, dx, dup, dx if y is None else y, partials, sums),
-                    sums if counter is None else counter,
+                    *(x, up, dout, dx, dup, dx if y is None else y, partials),
                     *(*self._values(params, x, layout), self.constants(x.device)),
                     *(layout.groups, layout.inner, t.chunks, t.tiles, t.steps, splits),
                     **{"NEEDED": sum(1 << k for k, wanted in enumerate(needed) if wanted)},
-                    **{"KEEP": y is not None, "LAST": counter is not None, "RUN": RUN},
-                    **{"ROWS": max(1, HELD // columns), "COLUMNS": columns},
-                    **{"STAGES": blocks.stages, **self._options(t, layout, gated, blocks)},
+                    **{"KEEP": y is not None, "RUN": RUN},
+                    **{"STAGES": stages, **self._options(t, layout, gated, blocks)},
                 )
             if any(needed):
-                if not x.numel():
-                    sums.zero_()
-                elif counter is None:
-                    self.finish(partials, sums)
+                self.finish(partials, sums) if x.numel() else sums.zero_()
                 dparams = [
                     _sum_to(total.reshape(layout.spread(x.shape)), p) if wanted else None
                     for total, p, wanted in zip(sums, params, needed, strict=True)
@@ -287,12 +285,12 @@ class Kernel:
         return dx, dup, dparams
 
     def finish(self, partials: Tensor, sums: Tensor) -> None:
-        """The sums over the first dim, by a launch of its own."""
+        """The sums over the first dim."""
         splits, count = partials.shape[0], sums.numel()
         columns = min(16, _power_of_2(count))
         rows = min(HELD // columns, _power_of_2(splits))
         self.module.finish[(-(-count // columns),)](
-            partials, sums, splits, count, ROWS=rows, COLUMNS=columns
+            partials, sums, splits, count, ROWS=rows, COLUMNS=columns, num_warps=8
         )
 
     def _options(self, t: _Tile, layout: _Layout, gated: bool, blocks: Blocks) -> dict[str, Any]:
@@ -331,54 +329,33 @@ class Kernel:
         if len(params) != len(self.program.params):
             wanted = ", ".join(self.program.params) or "none"
             raise BackendError(f"the parameters must be {wanted}; got {len(params)} values")
-        return _layout(x, params, self.program.params)
+        return _layout(x.shape, tuple(p.shape for p in params), self.program.params)
 
 
-def _layout(x: Tensor, params: Sequence[Tensor], names: tuple[str, ...]) -> _Layout:
+@functools.lru_cache(4096)
+def _layout(shape: torch.Size, params: tuple[torch.Size, ...], names: tuple[str, ...]) -> _Layout:
     """The dims of x along which parameters vary, and everything between, are its groups."""
     varying: set[int] = set()
     for name, p in zip(names, params, strict=True):
         if p.numel() == 1:
             continue
-        shift = x.ndim - p.ndim
-        own = {d + shift for d, size in enumerate(p.shape) if size != 1}
-        if any(d < 0 or x.shape[d] != p.shape[d - shift] for d in own):
+        shift = len(shape) - len(p)
+        own = {d + shift for d, size in enumerate(p) if size != 1}
+        if any(d < 0 or shape[d] != p[d - shift] for d in own):
             raise BackendError(
                 f"parameter {name} must have one element or broadcast to the shape of x, "
-                f"{tuple(x.shape)}, got {tuple(p.shape)}"
+                f"{tuple(shape)}, got {tuple(p)}"
             )
         varying |= own
     if not varying:
-        return _Layout(1, 1, x.numel(), ())
+        return _Layout(1, 1, shape.numel(), ())
     first, last = min(varying), max(varying)
-    shape = tuple(x.shape)
     return _Layout(
         math.prod(shape[:first]),
         math.prod(shape[first : last + 1]),
         math.prod(shape[last + 1 :]),
         tuple(range(first, last + 1)),
     )
-
-
-_COUNTERS: dict[tuple[torch.device, int], Tensor] = {}
-
-
-def _counter(device: torch.device) -> Tensor | None:
-    """A zero for programs to count themselves by, and to leave as a zero; None in a graph.
-
-    One per stream, on which launches follow each other. Graphs captured on one stream may run on
-    two.
-    """
-    if device.type != "cuda":
-        stream = 0
-    elif torch.cuda.is_current_stream_capturing():
-        return None
-    else:
-        stream = torch.cuda.current_stream(device).cuda_stream
-    key = (device, stream)
-    if key not in _COUNTERS:
-        _COUNTERS[key] = torch.zeros(1, dtype=torch.int32, device=device)
-    return _COUNTERS[key]
 
 
 def _sum_to(total: Tensor, p: Tensor) -> Tensor:

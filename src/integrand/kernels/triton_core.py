@@ -110,6 +110,11 @@ else:
 # where a result far below 1 is added to 1: one that `ex2` flushes does not count
 _EXP_FLUSHED = "return tl.exp2(x * 1.4426950408889634)"
 
+_RECIPROCAL = """if INTERPRETED:
+    return 1.0 / x
+else:
+    return libdevice.fast_dividef(1.0, x)"""
+
 # (exp(x) - 1 - x) / x^2 on [-1/2, 1/2] to 9e-7
 _EXPM1MX = (0.5, 0.1666627746, 0.04166618058, 0.008395553053, 0.001396660952)
 
@@ -132,7 +137,26 @@ def _expm1mx_left_quick(o: Any, x: Any) -> Any:
     return o.where(x > -0.5, _near_0_quick(x), o.exp_flushed(x) + (-1.0 - x))
 
 
+# Phi(-a) exp(a^2/2) / r for r = 1 / (1 + 0.3 a), a in [0, 14.5], to 1.7e-7
+_TAIL = (0.1196320073, 0.120712135, 0.1001759561, 0.1276917402)
+_TAIL += (-0.05203394851, 0.2045567011, -0.1561583941, 0.03542372109)
+
+
+def _ndtr_quick(o: Any, x: Any) -> Any:
+    r = o.reciprocal(1.0 + 0.3 * o.abs(x))
+    # written as in the density, which then shares it; x^2 of a bf16 number is exact
+    tail = o.exp((-0.5 * x) * x) * (r * horner(_TAIL, r))
+    return o.where(x < 0, tail, 1.0 - tail)
+
+
+def _sigmoid_quick(o: Any, x: Any) -> Any:
+    e = o.exp(-o.abs(x))
+    return o.where(x < 0, e, 1.0) * o.reciprocal(1.0 + e)
+
+
 _QUICK = {
+    "ndtr": _ndtr_quick,
+    "sigmoid": _sigmoid_quick,
     "expm1": _expm1_quick,
     "expm1_left": _expm1_quick,
     "expm1mx": _expm1mx_quick,
@@ -171,6 +195,8 @@ class Functions:
                 return _EXP_QUICK
             case "exp_flushed":
                 return _EXP_FLUSHED
+            case "reciprocal":
+                return _RECIPROCAL
             case "log":
                 return self._core(_LOG, bits, coefficients.LOG)
             case "sin" | "cos":

@@ -21,7 +21,7 @@ from integrand.kernels.triton_trace import Trace, Value
 # what the template calls something else
 _TAKEN = re.compile(
     r"x|y|g|up|dx|dup|dout|slope|f|df|tl|triton|value|loaded|widened|rounded|store|tile|forward|backward|finish|libdevice|"
-    r"mask|offsets|groups|inner|chunks|tiles|steps?|splits?|start|end|row|float|range|total|v\d+|"
+    r"mask|offsets|groups|inner|chunks|tiles|steps?|splits?|start|end|row|float|range|v\d+|"
     r"[A-Z]\w*|d_\w*|sum_\w*|total_\w*|\w*_(ptr|32|64)"
 )
 
@@ -70,7 +70,11 @@ class Module:
         stored = str(self.dtype).removeprefix("torch.")
         lines += [f"Stored as {stored}, computed in float{self.bits}, rounded once."]
         lines += ["Written by integrand from the activation's scalar program."]
-        text = '"""' + "\n".join(lines) + '\n"""\n\nimport triton\nimport triton.language as tl\n'
+        return '"""' + "\n".join(lines) + '\n"""\n\n' + self.imports()
+
+    def imports(self) -> str:
+        """Triton's imports, and whether it interprets."""
+        text = "import triton\nimport triton.language as tl\n"
         if "libdevice" in "".join(self.functions.text.values()):
             text += "from triton.language.extra import libdevice\n"
         return text + _MODE
@@ -94,7 +98,7 @@ class Module:
             ("totals", 4, "total_{n} = tl.zeros((BLOCK_G,), tl.float64)"),
             ("sums", 8, "sum_{n} = tl.zeros((BLOCK_G, BLOCK_I), {real})"),
             ("terms", 12, "if NEEDED & {bit}:"),
-            ("flush", 8, "total_{n} += tl.sum(sum_{n}.to(tl.float64), axis=1)"),
+            ("flush", 8, "total_{n} += tl.sum(sum_{n}, axis=1).to(tl.float64)"),
             ("partials", 4, "if NEEDED & {bit}:"),
         ):
             body = {
@@ -169,28 +173,17 @@ def store(ptr, offsets, y, mask):
 
 
 @triton.jit
-def total(
-    partials_ptr, sums_ptr, splits, count, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
+def finish(partials_ptr, sums_ptr, splits, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """The sums over all splits, in a fixed order, in float64, rounded once."""
-    columns = first + tl.arange(0, COLUMNS)
-    acc = tl.zeros((ROWS, COLUMNS), tl.float64)
+    columns = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), tl.float64)
     for start in range(0, splits, ROWS):
         rows = start + tl.arange(0, ROWS)[:, None]
         mask = (rows < splits) & (columns[None, :] < count)
         offsets = rows.to(tl.int64) * count + columns[None, :]
-        # other programs wrote them: not from this multiprocessor's own cache
-        part = tl.load(partials_ptr + offsets, mask=mask, other=0.0, cache_modifier=".cg")
-        acc += part.to(tl.float64)
-    sums = tl.sum(acc, axis=0).to(sums_ptr.dtype.element_ty)
+        total += tl.load(partials_ptr + offsets, mask=mask, other=0.0).to(tl.float64)
+    sums = tl.sum(total, axis=0).to(sums_ptr.dtype.element_ty)
     tl.store(sums_ptr + columns, sums, mask=columns < count)
-
-
-@triton.jit
-def finish(partials_ptr, sums_ptr, splits, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The sums of COLUMNS columns."""
-    first = tl.program_id(0).to(tl.int64) * COLUMNS
-    total(partials_ptr, sums_ptr, splits, count, first, ROWS, COLUMNS)
 '''
 
 KERNELS = '''@triton.jit
@@ -254,8 +247,6 @@ def backward(
     dup_ptr,
     y_ptr,
     partials_ptr,
-    sums_ptr,
-    counter_ptr,
 {pointers}    tables_ptr,
     groups,
     inner,
@@ -268,21 +259,18 @@ def backward(
     EVEN: tl.constexpr,
     KEEP: tl.constexpr,
     NEEDED: tl.constexpr,
-    LAST: tl.constexpr,
     RUN: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_I: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
 ):
     """dx (and dup), and one sum per split, parameter and group; bit k of NEEDED asks for the k-th.
 
-    With KEEP also y, the result of forward, for the product that follows it. With LAST the program
-    that is last to write its sums adds up all of them, in a fixed order.
-    At most RUN terms are added in a row in float{bits}, the rest in float64: with the rounding of a
-    term and of the stored sum the error is below (RUN + 2) * 2^-24 of the sum of absolute terms,
-    however many they are.
+    With KEEP also y, the result of forward, for the product that follows it.
+
+    A lane adds at most RUN terms in a row in float{bits}, then the lanes of a tile are added up
+    (32 of a thread at most, then 2^8 threads in pairs), then float64 takes over: the error is below
+    (RUN + 32 + 8 + 2) * 2^-24 of the sum of absolute terms, however many they are.
     """
     pid = tl.program_id(0)
     g = pid % tiles * BLOCK_G + tl.arange(0, BLOCK_G)
@@ -304,9 +292,4 @@ def backward(
                 store(y_ptr, offsets, f(x{args}, tables_ptr), mask)
             slope{slopes} = df(x{args}, tables_ptr)
             store(dx_ptr, offsets, dout * slope, mask)
-{terms}{flush}{partials}    if LAST:
-        tl.debug_barrier()
-        if tl.atomic_add(counter_ptr, 1, sem="acq_rel") == tl.num_programs(0) - 1:
-            total(partials_ptr, sums_ptr, splits, {count}, 0, ROWS, COLUMNS)
-            tl.store(counter_ptr, 0)
-'''
+{terms}{flush}{partials}'''

@@ -178,7 +178,16 @@ class Trace:
 
     def exp_flushed(self, x: Any) -> Value:
         """exp(x), 0 where that is denormal."""
-        return self.emit(f"{self._function('exp_flushed', self.bits)}({{}})", self.tensor(x))
+        return self.emit(f"{self._function('exp_flushed', self.bits)}({{}})", x)
+
+    def reciprocal(self, x: Any) -> Value:
+        """1 / x to 2^-22, 0 where that is denormal."""
+        return self.emit(f"{self._function('reciprocal', self.bits)}({{}})", x)
+
+    def sqrt(self, x: Any) -> Any:
+        if not isinstance(x, Value):
+            return math.sqrt(x)
+        return self.emit(f"{self._function('sqrt', self.bits)}({{}})", x)
 
     def table(self, table: Table, u: Any) -> Any:
         return self.emit(f"{self._function(table, self.bits)}({{}}, tables_ptr)", self.tensor(u))

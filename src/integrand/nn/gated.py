@@ -1,6 +1,6 @@
 """Gated forms: an activation of one projection times another projection."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -52,9 +52,11 @@ def gated_product(
 def _one_pass(act_fn: nn.Module, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor | None:
     if not isinstance(act_fn, Pointwise):
         return None
-    values = act_fn.values()
-    ordered = [values[name] for name in act_fn.program.params]
-    return apply_gated(act_fn.program, gate, up, ordered, act_fn.impl)
+
+    def run(values: list[torch.Tensor], gate: torch.Tensor, up: torch.Tensor) -> Any:
+        return apply_gated(act_fn.program, gate, up, values, act_fn.impl)
+
+    return act_fn.with_values(run, gate, up)
 
 
 class Gated(nn.Module):

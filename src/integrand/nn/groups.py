@@ -1,16 +1,17 @@
 """Optimiser groups: matrices decay, vectors do not, activation parameters stand apart."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from integrand.errors import Error
+from integrand.nn.pointwise import Pointwise
 
 
-def activation_modules(model: nn.Module) -> dict[str, nn.Module]:
+def activation_modules(model: nn.Module) -> dict[str, Pointwise]:
     """The integrand activations of `model` by qualified name, in order of depth."""
     return {
-        name: module
+        name: cast(Pointwise, module)
         for name, module in model.named_modules()
         if getattr(type(module), "is_integrand_activation", False)
     }

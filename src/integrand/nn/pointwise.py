@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,9 @@ from integrand.kernels import (
     unwatched,
 )
 from integrand.nn.constraints import constrained, raw_values
+from integrand.nn.formula import Formula, trained
+from integrand.nn.shards import Layout, distributed, local_parameters, on_one_mesh, on_shards
+from integrand.nn.source import source
 from integrand.spec import Spec, saved_buffers
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -74,19 +77,30 @@ class Pointwise(nn.Module):
             raise ValueError(
                 f"shape must be (1,), (C,) or one per expert like (E, 1, 1), got {tuple(shape)}"
             )
-        self.spec, self.program, self.formula, self.impl = spec, program, formula, impl
+        self.spec, self.program, self.impl = spec, program, impl
         self.output_only = output_only
+        self.layout: Layout | None = None
+        self._formula = formula
         register(program)
         self._keep_fp32 = dtype is None
         self._inference: _Inference | None = None
         options: dict[str, Any] = {"dtype": dtype or torch.float32, "device": device}
-        for name, raw in raw_values(spec.params, spec.values()).items():
-            self.register_parameter(name, nn.Parameter(torch.full(tuple(shape), raw, **options)))
-        for name, p in spec.params.items():
-            if not p.trainable:
-                self.register_buffer(name, torch.tensor(float(p.init), **options))
-        for name, value in saved_buffers(spec).items():
-            self.register_buffer(name, torch.tensor(value, **options))
+        for name, value in _declared(spec).items():
+            if name in spec.params and spec.params[name].trainable:
+                raw = torch.full(tuple(shape), value, **options)
+                self.register_parameter(name, nn.Parameter(raw))
+            else:
+                self.register_buffer(name, torch.tensor(value, **options))
+
+    def reset_parameters(self, names: Iterable[str] | None = None) -> None:
+        """Write the declared values into the raw parameters and constants, or into those named.
+
+        A module made on `meta` needs it after `to_empty`, as torch's own layers do.
+        """
+        declared = _declared(self.spec)
+        with torch.no_grad():
+            for name in declared if names is None else names:
+                getattr(self, name).fill_(declared[name])
 
     def values(self) -> dict[str, Tensor]:
         """The constrained parameter values by name; differentiable in the raw parameters."""
@@ -95,12 +109,42 @@ class Pointwise(nn.Module):
         cached = self._cached()
         return self._constrained() if cached is None else cached.values
 
+    def source(self, target: str, dtype: torch.dtype = torch.float32) -> str:
+        """Text of one file that computes this function, its current values folded in.
+
+        `target` is "torch", "c", "triton" or "jax"; `dtype` what C and Triton store. SpecError
+        where a parameter has more than one value.
+        """
+        with torch.no_grad():
+            return source(self.spec, self.program, self._formula, target, dtype, self.values())
+
     def forward(self, x: Tensor) -> Tensor:
+        if distributed(x):
+            return self.with_values(self._run, x)
         if unwatched() and not torch.is_grad_enabled() and x.is_cpu:
             cached = self._cached()
             if cached is not None:
                 return apply(self.program, x, cached.ordered, self.impl, cached.constants)
-        values = self._ordered(self._constrained())
+        return self.with_values(self._run, x)
+
+    def with_values(self, function: Callable[..., Any], *xs: Tensor) -> Any:
+        """function(values in the program's order, *xs), elementwise in xs of one shape.
+
+        DTensors, and plain shards of the declared `layout`, are computed on this rank's part, with
+        parameter gradients summed over the ranks that share the parameter.
+
+        Raises:
+            BackendError: the parameters are DTensors and x says nothing about where it lies.
+        """
+        if any(map(distributed, xs)):
+            return on_shards(
+                lambda layout, *parts: function(self._local(layout, parts[0].ndim), *parts), *xs
+            )
+        if self.layout is None:
+            return function(self._plain(), *xs)
+        return function(self._local(self.layout, xs[0].ndim), *xs)
+
+    def _run(self, values: list[Tensor], x: Tensor) -> Tensor:
         if self.output_only is not None:
             return self.output_only.apply(x, values, self.impl)
         return apply(self.program, x, values, self.impl)
@@ -108,9 +152,29 @@ class Pointwise(nn.Module):
     def _ordered(self, values: dict[str, Tensor]) -> list[Tensor]:
         return [values[name] for name in self.program.params]
 
+    def _raw(self) -> dict[str, Tensor]:
+        tensors = {name: getattr(self, name) for name in self.spec.params}
+        # values in fp32: one rounded to bf16 is off by up to 2^-9, and so is f
+        return {n: t.float() if t.dtype in _HALF else t for n, t in tensors.items()}
+
     def _constrained(self) -> dict[str, Tensor]:
-        raw = {name: getattr(self, name) for name in self.spec.params}
-        return constrained(self.spec.params, raw) if raw else {}
+        raw = self._raw()
+        return constrained(self.spec.params, on_one_mesh(raw)) if raw else {}
+
+    def _local(self, layout: Layout, ndim: int) -> list[Tensor]:
+        raw = local_parameters(self._raw(), layout, ndim)
+        return self._ordered(constrained(self.spec.params, raw)) if raw else []
+
+    def _plain(self) -> list[Tensor]:
+        if not torch.is_grad_enabled() and unwatched() and (cached := self._cached()) is not None:
+            return cached.ordered
+        values = self._constrained()
+        if sharded := [name for name, value in values.items() if distributed(value)]:
+            raise BackendError(
+                f"'{self.spec.name}' has '{sharded[0]}' as a DTensor and got a plain x: under FSDP2"
+                " shard with ig.nn.shard, under tensor parallelism plan ig.nn.ActivationParallel()"
+            )
+        return self._ordered(values)
 
     def _cached(self) -> _Inference | None:
         """The values without autograd, computed again when a number has changed; else None."""
@@ -160,12 +224,40 @@ class Pointwise(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_inference": None}
 
+    def formula(self, channel: int | None = None) -> Formula:
+        """The trained function as text and as a spec in TOML.
+
+        `ig.derive(layer.formula().spec)(x)` is bit for bit `layer(x)`; a module made of it stores
+        raw parameters again, whose values differ by at most 1e-6 relative. All ranks must call it
+        where parameters are sharded.
+
+        Args:
+            channel: which parameters, where there is more than one set: the channel of shape
+                (C,), the expert of (E, 1, 1).
+
+        Raises:
+            SpecError: several sets of parameters and no channel, or no such channel.
+        """
+        with torch.no_grad():
+            return trained(self.spec, self._formula, self.values(), channel)
+
     def extra_repr(self) -> str:
         values = ", ".join(f"{k}={_short(v)}" for k, v in self.values().items())
-        return f"{self.spec.name}: f(x) = {self.formula}" + (f"; {values}" if values else "")
+        return f"{self.spec.name}: f(x) = {self._formula}" + (f"; {values}" if values else "")
+
+
+def _declared(spec: Spec) -> dict[str, float]:
+    """Raw parameters, constants and further saved buffers of a spec, by name."""
+    constants = {name: float(p.init) for name, p in spec.params.items() if not p.trainable}
+    return {**raw_values(spec.params, spec.values()), **constants, **saved_buffers(spec)}
 
 
 def _short(value: Tensor) -> str:
+    if distributed(value):
+        # the others' shards would take a collective, which printing on one rank waits for forever
+        if not all(p.is_replicate() for p in value.placements):
+            return "sharded"
+        value = value.to_local()
     if value.is_meta:
         return "meta"
     value = value.detach().float()

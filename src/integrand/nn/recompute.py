@@ -2,22 +2,26 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from integrand.nn.shards import distributed, geometry, on_this_rank, rewrapped
 
 
 class Recomputed:
     """A tensor that backward needs again, with the way to make it from tensors kept anyway."""
 
     def __init__(self, tensor: torch.Tensor, recipe: Callable[[], torch.Tensor]) -> None:
-        self._address = tensor.data_ptr()
-        self._numel = tensor.numel()
+        local = on_this_rank(tensor)
+        self._address = local.data_ptr()
+        self._numel = local.numel()
         self._recipe = recipe
 
     def matches(self, tensor: torch.Tensor) -> bool:
-        """Whether `tensor` is this value, seen through any dense view of all of it."""
+        """Whether the plain `tensor` is this value, seen through any dense view of all of it."""
         return (
             tensor.data_ptr() == self._address
             and tensor.numel() == self._numel
@@ -27,7 +31,7 @@ class Recomputed:
     def value(self) -> torch.Tensor:
         # as the forward ran: a module may answer from a cache where autograd is off
         with torch.enable_grad():
-            return self._recipe().detach()
+            return on_this_rank(self._recipe().detach())
 
 
 def worthwhile(tensor: torch.Tensor) -> bool:
@@ -72,13 +76,18 @@ def saving(recomputed: Recomputed) -> Iterator[None]:
     drops these tensors: switch one of the two off.
     """
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor | tuple[torch.Size]:
-        return (tensor.shape,) if recomputed.matches(tensor) else tensor
+    def pack(tensor: torch.Tensor) -> Any:
+        local = on_this_rank(tensor)
+        if not recomputed.matches(local):
+            return tensor
+        return local.shape, geometry(tensor) if distributed(tensor) else None
 
-    def unpack(packed: torch.Tensor | tuple[torch.Size]) -> torch.Tensor:
+    def unpack(packed: Any) -> torch.Tensor:
         if isinstance(packed, torch.Tensor):
             return packed
-        return recomputed.value().view(packed[0])
+        shape, whole = packed
+        value = recomputed.value().view(shape)
+        return value if whole is None else rewrapped(value, whole)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield

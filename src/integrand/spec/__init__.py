@@ -3,7 +3,7 @@
 from integrand.spec.catalogue import Row, gates, names, row, saved_buffers
 from integrand.spec.grammar import FUNCTIONS, Node, evaluate, parse
 from integrand.spec.spec import Param, Spec, check_values, dependency_order
-from integrand.spec.toml import read_spec, spec_from_mapping, to_toml
+from integrand.spec.toml import from_toml, read_spec, spec_from_mapping, to_toml
 
 __all__ = [
     "FUNCTIONS",
@@ -14,6 +14,7 @@ __all__ = [
     "check_values",
     "dependency_order",
     "evaluate",
+    "from_toml",
     "gates",
     "names",
     "parse",

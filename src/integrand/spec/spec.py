@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -164,8 +165,14 @@ def check_values(spec: Spec, values: Mapping[str, float]) -> None:
 
 def dependency_order(params: Mapping[str, Param]) -> list[str]:
     """Names ordered so that every parameter comes after those that bound it."""
-    graph = {k: [b for b in (p.above, p.below) if isinstance(b, str)] for k, p in params.items()}
-    return list(TopologicalSorter(graph).static_order())
+    bounds = ((k, p.above, p.below) for k, p in params.items())
+    return list(_ordered(tuple(bounds)))
+
+
+@functools.lru_cache(1024)
+def _ordered(bounds: tuple[tuple[str, Bound, Bound], ...]) -> tuple[str, ...]:
+    graph = {k: [b for b in sides if isinstance(b, str)] for k, *sides in bounds}
+    return tuple(TopologicalSorter(graph).static_order())
 
 
 def _check_anchor(anchor: Any) -> tuple[float | str, float]:

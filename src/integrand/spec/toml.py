@@ -43,12 +43,18 @@ def read_spec(path: str | Path) -> Spec:
     """The spec in a TOML file. Raises `SpecError` where it is missing or malformed."""
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read {path}: {error}") from None
+    return from_toml(text, str(path))
+
+
+def from_toml(text: str, where: str = "the text") -> Spec:
+    """The spec that a TOML text declares; `where` it stands is said in the `SpecError`."""
+    try:
+        return spec_from_mapping(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path} is not TOML: {error}") from None
-    return spec_from_mapping(data)
+        raise SpecError(f"{where} is not TOML: {error}") from None
 
 
 def to_toml(spec: Spec) -> str:

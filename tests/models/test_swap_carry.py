@@ -1,0 +1,72 @@
+"""The same activation keeps its numbers; another starts at its declared ones."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import integrand as ig
+
+
+def mlp(act: Any) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 32), act, nn.Linear(32, 8))
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "values"),
+    [
+        (nn.LeakyReLU(0.2), "leaky_relu", {"a": 0.2}),
+        (nn.PReLU(init=0.1), "prelu", {"a": 0.1}),
+        (nn.CELU(2.0), "celu", {"alpha": 2.0}),
+    ],
+    ids=["LeakyReLU", "PReLU", "CELU"],
+)
+def test_numbers_of_torchs_modules_become_values(old: Any, name: str, values: Any) -> None:
+    model = mlp(old)
+    x = torch.randn(16, 8)
+    before = model(x)
+    site = ig.swap(model, name).sites[0]
+    assert site.carried == tuple(values)
+    assert {k: v.item() for k, v in model[1].values().items()} == pytest.approx(values, rel=1e-6)
+    assert torch.allclose(model(x), before, rtol=1e-5, atol=1e-6)
+
+
+def test_a_similar_function_is_not_the_same() -> None:
+    """Tanh GELU is no erf GELU, and ReLU6 no ReLU: nothing of them is carried over."""
+    for old, name in ((nn.ReLU6(), "prelu"), (nn.Softplus(beta=2.0), "leaky_relu")):
+        model = mlp(old)
+        assert ig.swap(model, name).sites[0].carried == ()
+        declared = ig.activation(name).module().state_dict()
+        assert all(torch.equal(model[1].state_dict()[k], declared[k]) for k in declared)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1,), (32,)])
+def test_our_own_module_keeps_numbers_dtype_shape_and_freezing(dtype: Any, shape: Any) -> None:
+    act = ig.activation("xiprelu")
+    model = mlp(act.module(dtype=dtype, shape=shape))
+    old = model[1]
+    with torch.no_grad():
+        old.alpha_p.normal_()
+    old.alpha_n.requires_grad_(False)
+    ig.swap(model, act)
+    assert model[1] is not old
+    for (name, a), b in zip(old.named_parameters(), model[1].parameters(), strict=True):
+        assert torch.equal(a, b) and a.dtype == b.dtype and a.requires_grad == b.requires_grad, name
+        assert a is not b
+    assert (model.half()[1].alpha_p.dtype is torch.float32) == (dtype is None)
+
+
+def test_values_cross_to_another_parametrisation_of_the_same_function() -> None:
+    """A slope kept positive has another raw number than an unbounded one, and the same value."""
+    positive = ig.Spec(
+        name="positive_slope",
+        function="x if x > 0 else s*x",
+        params={"s": ig.Param(0.5, above=0)},
+    )
+    model = mlp(nn.PReLU(init=0.3))
+    ig.swap(model, "prelu")
+    assert ig.swap(model, positive).sites[0].carried == ("s",)
+    assert model[1].values()["s"].item() == pytest.approx(0.3, rel=1e-6)
+    assert model[1].s.item() != pytest.approx(0.3, rel=0.1)
