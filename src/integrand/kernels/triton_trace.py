@@ -184,18 +184,17 @@ class Trace:
         """1 / x to 2^-22, 0 where that is denormal."""
         return self.emit(f"{self._function('reciprocal', self.bits)}({{}})", x)
 
-    def sqrt(self, x: Any) -> Any:
-        if not isinstance(x, Value):
-            return math.sqrt(x)
-        return self.emit(f"{self._function('sqrt', self.bits)}({{}})", x)
-
     def table(self, table: Table, u: Any) -> Any:
         return self.emit(f"{self._function(table, self.bits)}({{}}, tables_ptr)", self.tensor(u))
 
     def __getattr__(self, name: str) -> Callable[[Any], Any]:
         if name not in PRIMITIVES:
             raise AttributeError(name)
-        return lambda x: self.emit(f"{self._function(name, self.bits)}({{}})", self.tensor(x))
+        return lambda x: (
+            math.sqrt(x)
+            if name == "sqrt" and not isinstance(x, Value)
+            else self.emit(f"{self._function(name, self.bits)}({{}})", self.tensor(x))
+        )
 
 
 def _merged(value: Value) -> bool:
