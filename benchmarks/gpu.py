@@ -41,7 +41,7 @@ CERTIFIED = ("xielu", "silu", "gelu", "relu2", "gelu_tanh", "elu", "mish", "soft
 CERTIFIED += ("integral_gelu", "sine")
 SHAPES = ((1, 16384), (64, 16384), (4096, 8192), (16384, 8192))
 PLAIN = {"silu": F.silu, "gelu": F.gelu, "relu2": lambda x: F.relu(x).square()}
-BLOCKS = ((512, 2), (1024, 4), (2048, 4), (2048, 8), (4096, 8))
+BLOCKS = ((1024, 4, 1), (1024, 4, 3), (2048, 4, 1), (2048, 4, 3), (4096, 4, 1), (4096, 8, 3))
 GEMM_BLOCKS = (
     (128, 256, 64, 8, 4),
     (128, 256, 64, 8, 3),
@@ -138,6 +138,35 @@ class Bench:
         say(f"parameter gradients over {size} elements, relative errors {errors}")
         if max(errors.values()) > 1e-5:
             raise Wrong(f"parameter gradients are off by more than 1e-5: {errors}")
+        if not self.dry:
+            self.capture()
+
+    def capture(self) -> None:
+        """Nothing waits for the GPU, and a replayed CUDA graph gives the bits of an eager call."""
+        layer = ig.activation("xielu").module(impl="triton", device=self.device)
+        x = self.normal((64, 4096), torch.bfloat16).requires_grad_()
+        dout = self.normal(x.shape, x.dtype)
+
+        def step() -> tuple[torch.Tensor, ...]:
+            y = layer(x)
+            return y, *torch.autograd.grad(y, [x, *layer.parameters()], dout)
+
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            step()
+            torch.cuda.set_sync_debug_mode("error")
+            step()
+            torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = step()
+        with torch.no_grad():
+            x.copy_(self.normal(x.shape, x.dtype))
+        graph.replay()
+        if not all(map(torch.equal, captured, step())):
+            raise Wrong("a replayed CUDA graph differs from an eager call")
+        say("no call waits for the GPU; a CUDA graph replays to the same bits")
 
     def time(self) -> None:
         """Bandwidth of the pointwise kernels, then the epilogues."""
@@ -158,12 +187,12 @@ class Bench:
         values = self.values(act, grad=True)
         x = self.normal(shape, dtype).requires_grad_()
         dout = self.normal(shape, dtype)
-        functions = functions_of(act, values, self.dry)
+        functions = functions_of(act, values, dtype, self.dry)
         forward, backward = {}, {}
-        for label, function in functions.items():
+        for label, (function, parameters) in functions.items():
             try:
                 y = function(x)
-                inputs = [x, *(v for v in values if v.requires_grad)]
+                inputs = [x, *(p for p in parameters if p.requires_grad)]
                 torch.autograd.grad(y, inputs, dout, retain_graph=True, allow_unused=True)
             except Exception as error:  # a baseline that breaks must not end the run
                 say(f"{label} does not run: {str(error)[:200]}")
@@ -215,18 +244,18 @@ class Bench:
             moved = tensors * x.numel() * x.element_size()
             source, target = (self.flush.new_empty(moved // 2) for _ in range(2))
             calls: dict[str, Call] = {"copy": lambda s=source, t=target: t.copy_(s)}
-            for elements, warps in BLOCKS[:1] if self.dry else BLOCKS:
+            for blocks in BLOCKS[:1] if self.dry else BLOCKS:
                 kernel = backend.load(act.program, torch.bfloat16)
-                kernel.blocks = backend.Blocks(elements, warps)
+                kernel.blocks = kernel.backward_blocks = backend.Blocks(*blocks)
                 if direction == "forward":
                     call = lambda k=kernel: k.forward(x, values, out)  # noqa: E731
                 else:
                     call = lambda k=kernel: k.backward(x, dout, values, [True, True, False])  # noqa: E731
-                calls[f"triton {elements} / {warps}"] = call
+                calls[f"triton {' / '.join(map(str, blocks))}"] = call
             self.record(
                 *(calls, moved),
                 **{"name": "xielu", "shape": list(shape), "dtype": x.dtype},
-                direction=f"{direction}, elements / warps",
+                direction=f"{direction}: elements, warps, stages",
             )
 
     def mlp(self, tokens: int, width: int, hidden: int) -> None:
@@ -280,6 +309,11 @@ class Bench:
         chosen = [tuple(map(int, str(label).split()[1:])) for label in best]
         self.compare_mlp(fused(*chosen), separate(), act, h, dy @ down, values)
         calls = {"bare": bare, "separate": separate, "epilogues": lambda: fused(*chosen)}
+        block = ig.nn.MLP(act, width, hidden, dtype=dtype, device=self.device, impl="triton")
+        leaf = x.detach().requires_grad_()
+        calls["ig.nn.MLP"] = lambda: torch.autograd.grad(
+            block(leaf), [leaf, *block.parameters()], dy
+        )
         if not self.dry:
             calls["formula compiled"] = compiled_mlp(x, up, down, dy, self.values(act, grad=True))
         self.record(self.working(calls), 0, **common, direction="MLP forward + backward")
@@ -386,23 +420,26 @@ class Bench:
         print(f"{certified} certificates; correct: {self.results['correct']}")
 
 
-def functions_of(act: Any, values: Sequence[torch.Tensor], dry: bool) -> dict[str, Any]:
-    """What computes the activation: ours, the formula, the library's own."""
+def functions_of(
+    act: Any, values: Sequence[torch.Tensor], dtype: torch.dtype, dry: bool
+) -> dict[str, tuple[Any, Sequence[torch.Tensor]]]:
+    """What computes the activation, ours, the formula, the library's own, with its parameters."""
     named = dict(zip(act.program.params, values, strict=True))
-    functions: dict[str, Any] = {"triton": lambda x: act(x, impl="triton", **named)}
+    functions: dict[str, Any] = {"triton": (lambda x: act(x, impl="triton", **named), values)}
     plain = PLAIN.get(act.name) or (lambda x: formula(x, *values))
-    functions["formula"] = plain
+    functions["formula"] = plain, values
     if not dry:
-        functions["formula compiled"] = torch.compile(plain, dynamic=False)
-        functions["reference compiled"] = torch.compile(
-            lambda x: act(x, impl="reference", **named), dynamic=False
-        )
+        functions["formula compiled"] = torch.compile(plain, dynamic=False), values
+        reference_ = torch.compile(lambda x: act(x, impl="reference", **named), dynamic=False)
+        functions["reference compiled"] = reference_, values
     if act.name == "xielu":
-        functions["F.silu"] = F.silu
+        functions["F.silu"] = F.silu, []
         try:
             from xielu.ops.wrappers import XIELU
 
-            functions["XIELU (CUDA)"] = XIELU(device=values[0].device, dtype=torch.bfloat16)
+            peer = XIELU(device=values[0].device, dtype=dtype)
+            # it takes three dims
+            functions["XIELU (CUDA)"] = lambda x: peer(x[None])[0], list(peer.parameters())
         except Exception as error:
             say(f"the public CUDA xIELU is absent here: {error}")
     return functions
