@@ -174,7 +174,7 @@ class Activation:
         with torch.inference_mode(False):
             inits = [float(self.spec.params[n].init) for n in self.program.params]
             tensors = [
-                [torch.full((1,), v, dtype=dtype) for v in inits]
+                [torch.full((1,), v, dtype=dtype, device="cpu") for v in inits]
                 for dtype in (torch.float32, torch.float64)
             ]
         return tuple((values, constants(values)) for values in tensors)

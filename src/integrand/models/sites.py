@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +11,15 @@ import torch
 from torch import Tensor
 
 from integrand.activation import Activation, derive
-from integrand.errors import DataError, SpecError
+from integrand.errors import DataError
 from integrand.models import extremes
 from integrand.models.checkpoints import formats
 from integrand.models.checkpoints.parameters import ALPHAS, XieluParameters
 from integrand.models.checkpoints.ranges import Files, TensorMap, read_json
+from integrand.models.registered import FIELD, PREFIX
 from integrand.nn.constraints import constrained
-from integrand.spec import Spec, row, spec_from_mapping
+from integrand.spec import Spec, from_toml, row
 
-# in a config: the name, and a table of declarations as TOML by name
-PREFIX, FIELD = "integrand/", "integrand"
 # a training run keeps its activation's declaration there
 RUN = "run.json"
 
@@ -82,7 +80,7 @@ def declared(files: Files, config: Mapping[str, Any]) -> Spec | None:
     if (spec := _named(config)) is not None:
         return spec
     text = (read_json(files, RUN) or {}).get("activation")
-    return _parsed(text, f"the activation in {RUN}") if isinstance(text, str) else None
+    return from_toml(text, f"the activation in {RUN}") if isinstance(text, str) else None
 
 
 def _named(config: Mapping[str, Any]) -> Spec | None:
@@ -94,15 +92,8 @@ def _named(config: Mapping[str, Any]) -> Spec | None:
     name = named[0].removeprefix(PREFIX) if named else next(iter(tables[0]), "")
     for table in tables:
         if isinstance(text := table.get(name), str):
-            return _parsed(text, f"'{name}' in the model's config")
+            return from_toml(text, f"'{name}' in the model's config")
     return row(name).spec
-
-
-def _parsed(text: str, where: str) -> Spec:
-    try:
-        return spec_from_mapping(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{where} is not TOML: {error}") from None
 
 
 def _activations(config: Mapping[str, Any]) -> list[str]:

@@ -8,11 +8,14 @@ from typing import Any
 
 from integrand.errors import DataError
 from integrand.report import tables
+from integrand.report.gpu_table import gpu
+from integrand.report.speed_cases import speed_cases
 from integrand.train.files import read_json
 
 _TABLES = {
     "certify": lambda data: _certificates(data["rows"]),
-    "bench": lambda data: tables.speeds(data["rows"]),
+    "bench": lambda data: speed_cases(data["rows"]),
+    "gpu": gpu,
     "output_only": lambda data: tables.output_only(data["rows"]),
     "study": lambda data: tables.study(data["variants"]),
 }

@@ -215,7 +215,7 @@ def speeds(rows: Sequence[Row]) -> Table:
                 Cell(SHORT.get(row["dtype"], row["dtype"])),
                 Cell(row["direction"]),
                 Cell(number(1e3 * row["median_s"]), "n"),
-                *(_ratio(row, key) for key in columns),
+                *(ratio_cell(row, key) for key in columns),
                 Cell(number(row["saved_bytes"]), "n"),
                 certified.get(row["certified"], Cell("–", "aside")),
             ]
@@ -223,7 +223,7 @@ def speeds(rows: Sequence[Row]) -> Table:
     return Table(head, lines, frozenset(breaks))
 
 
-def _ratio(row: Row, baseline: str) -> Cell:
+def ratio_cell(row: Row, baseline: str) -> Cell:
     value = row.get(f"ratio_{baseline}")
     if value is None or baseline_of(row) == baseline:
         return Cell("–" if value is None else "1", "n aside")
