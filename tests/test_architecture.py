@@ -82,5 +82,27 @@ def test_the_rule_catches_what_it_forbids() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_optional_libraries_are_imported_where_they_are_used(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    top = [name.partition(".")[0] for node, name in _imported(tree) if node.col_offset == 0]
-    assert not OPTIONAL & set(top)
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    # a `try` or an `if` of a module runs at import too
+    at_import = {n.partition(".")[0] for node, n in _imported(tree) if id(node) not in inside}
+    at_import -= _for_types_alone(tree)
+    assert not OPTIONAL & at_import
+
+
+def _for_types_alone(tree: ast.Module) -> set[str]:
+    guarded = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    found = (_imported(ast.Module(list(node.body), [])) for node in guarded)
+    return {name.partition(".")[0] for names in found for _, name in names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_are_imported_by_statements_alone(path: Path) -> None:
+    calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
+    hidden = ("importlib.import_module", "import_module", "__import__")
+    found = [ast.unparse(c) for c in calls if ast.unparse(c.func) in hidden]
+    assert not [c for c in found if "integrand" in c]

@@ -156,3 +156,29 @@ def test_checkpointing_around_a_block_changes_no_gradient(
     want = torch.autograd.grad(block(x).square().sum(), wrt)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("block_type", BLOCKS)
+def test_functional_transforms_give_the_gradients_of_autograd(
+    block_type: type[nn.Module], compiled: bool
+) -> None:
+    torch.manual_seed(0)
+    block = block_type(activation("xielu"), 6, 8).double()
+    x, v = torch.randn(2, 3, 6, dtype=torch.float64)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return block(x).square().sum()
+
+    def gradient(x: torch.Tensor) -> torch.Tensor:
+        return torch.func.grad(loss)(x)
+
+    if compiled:
+        gradient = torch.compile(gradient, backend="aot_eager", fullgraph=True)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(gradient(x), expected)
+    if not compiled:
+        torch.testing.assert_close(torch.func.jvp(loss, (x,), (v,))[1], (expected * v).sum())
+        rows = torch.func.vmap(torch.func.grad(loss))(x)
+        torch.testing.assert_close(rows, expected)

@@ -137,7 +137,6 @@ class _Layout:
     inner: int
     varying: tuple[int, ...]
 
-    @functools.cache  # noqa: B019
     def tile(self, elements: int) -> _Tile:
         """Tiles of about that many elements."""
         block_i = min(elements, _power_of_2(self.inner))

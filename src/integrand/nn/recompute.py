@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from integrand.kernels.autograd import transformed
 from integrand.nn.shards import distributed, geometry, on_this_rank, rewrapped
 
 
@@ -37,11 +38,13 @@ class Recomputed:
 def worthwhile(tensor: torch.Tensor) -> bool:
     """Whether replacing a saved tensor pays: only where autograd records in eager mode.
 
-    Hooks on saved tensors would break a graph of torch.compile: `traced` is for those.
+    Hooks on saved tensors would break a graph of torch.compile: `traced` is for those. The tensors
+    of a `torch.func` transform have no address to be known by.
     """
     return (
         torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
+        and not transformed()
         and tensor.is_contiguous()
         and tensor.numel() > 0
     )
@@ -50,7 +53,9 @@ def worthwhile(tensor: torch.Tensor) -> bool:
 def traced(module: nn.Module) -> bool:
     """Whether torch.compile records a training step in which `module` may be computed twice."""
     compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
-    return compiling and torch.is_grad_enabled() and not watched(module)
+    # torch.func takes no checkpoint
+    plain = not torch._C._are_functorch_transforms_active()
+    return compiling and plain and torch.is_grad_enabled() and not watched(module)
 
 
 def again(make: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
