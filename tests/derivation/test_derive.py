@@ -23,6 +23,9 @@ GRADIENTS = [
     ("relu(x)**2 - 0.1*relu(-x)", {}, "powers of x"),
     ("abs(x)**1.5", {}, "powers of x"),
     ("x**p if x > 0 else 0", {"p": positive}, "powers of x"),
+    # the formula of the integral has no value where its pieces meet, its limit there does
+    ("x**2*log(x) if x > 0 else 0", {}, "SymPy integral"),
+    ("0 if x >= 0 else -k*x*log(-k*x)", {"k": positive}, None),
     ("sqrt(1+x**2)", {}, None),
     ("x*sigmoid(k*x)", {"k": positive}, "table"),
     ("softplus(x)", {}, "table"),
@@ -96,6 +99,7 @@ def test_the_anchor_fixes_the_constant(gradient, anchor, x, expected):
         ({"gradient": "1/(x**2-2)"}, SpecError, "must be finite|without bound"),
         ({"gradient": "log(x)"}, SpecError, "must be finite and real"),
         ({"gradient": "exp(x**2)"}, DerivationError, "no closed integral"),
+        ({"gradient": "(x-1)*log(x-1) if x > 1 else x"}, DerivationError, "pieces meet"),
         ({"gradient": "1 if x < 1 else 2 if x < 0 else 3"}, SpecError, "out of order"),
         ({"function": "1 if x > 0 else 0"}, SpecError, "must not jump"),
         ({"gradient": "softplus(x)", "anchor": ("oo", 0)}, DerivationError, "no finite limit"),

@@ -11,7 +11,7 @@ from integrand.derivation.lower import Lowering
 from integrand.derivation.numeric import NumpyOps
 from integrand.derivation.program import evaluate
 from integrand.derivation.symbols import X
-from integrand.spec import Spec
+from integrand.spec import Param, Spec
 
 
 def test_a_polynomial_takes_a_product_per_degree_at_most_and_no_power_overflows_alone() -> None:
@@ -55,3 +55,20 @@ def test_overflow_inside_a_formula_needs_no_fp64(declared: dict[str, str]) -> No
         )
     for got, want in zip(narrow, exact, strict=True):
         np.testing.assert_allclose(np.broadcast_to(got, x.shape), want, rtol=1e-5, atol=2.0**-136)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "init", "k"), [("sigmoid(k*x)", 3.0, 1e4), ("tanh(x/k)", 0.33, 1e-4)]
+)
+def test_x_scaled_by_a_parameter_of_any_size_overflows_in_no_function(
+    gradient: str, init: float, k: float
+) -> None:
+    spec = Spec(name="s", gradient=gradient, params={"k": Param(init, above=0)})
+    program = derive_program(spec).program
+    ops = NumpyOps(64 if program.wide else 32)
+    x = np.array([s * m for s in (1, -1) for m in (3.5e34, 8e34, 1.5e38)])
+    with np.errstate(over="ignore"):
+        f, df = evaluate(program, ops, ops.array(x), {"k": ops.array(k)}, ["f", "df"])
+    rising = gradient.startswith("sigmoid")
+    np.testing.assert_allclose(f, np.maximum(x, 0) if rising else np.abs(x), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(df, x > 0 if rising else np.sign(x), rtol=1e-5)

@@ -34,6 +34,11 @@ def compose(spec: Spec, seconds: float) -> Composed:
     declared = _stable_pieces(to_sympy(spec.node, syms))
     if spec.kind == "gradient":
         f, df = _integrated(spec, integrals), declared
+        if f.has(sp.nan, sp.zoo, sp.oo, sp.I):
+            raise DerivationError(
+                f"the integral of '{spec.gradient}' that was found has no finite real value where"
+                " its pieces meet or at the anchor: declare function= instead"
+            )
     else:
         integrals.paths.append("declared function")
         f, df = declared, _differentiate(declared, X)
@@ -86,13 +91,14 @@ def _integrated(spec: Spec, integrals: Integrals) -> Any:
             low = point == "-oo"
             f[home] = start + _from_limit(spec, parts[home], low)
         else:
-            f[home] = start + parts[home] - _at(parts[home], anchor)
+            # of the pieces that meet at the anchor, home is the left one
+            f[home] = start + parts[home] - _at(parts[home], anchor, "-")
         for i in range(home + 1, len(parts)):
             b = points[i - 1]
-            f[i] = parts[i] + _constant(_at(f[i - 1], b) - _at(parts[i], b))
+            f[i] = parts[i] + _constant(_at(f[i - 1], b, "-") - _at(parts[i], b, "+"))
         for i in range(home - 1, -1, -1):
             b = points[i]
-            f[i] = parts[i] + _constant(_at(f[i + 1], b) - _at(parts[i], b))
+            f[i] = parts[i] + _constant(_at(f[i + 1], b, "+") - _at(parts[i], b, "-"))
         variants.append((_piecewise(points, f), layout.condition))
     if len(variants) == 1:
         return variants[0][0]
@@ -100,11 +106,13 @@ def _integrated(spec: Spec, integrals: Integrals) -> Any:
     return sp.Piecewise(*first, (last[0], True), evaluate=False)
 
 
-def _at(expr: Any, point: Any) -> Any:
-    return expr.subs(X, point).replace(
+def _at(expr: Any, point: Any, side: str) -> Any:
+    """The value at a point; the one-sided limit where the formula has none, as 0 * log(0)."""
+    value = expr.subs(X, point).replace(
         lambda e: isinstance(e, sp.Integral) and e.limits[0][1] == e.limits[0][2],
         lambda e: sp.S.Zero,
     )
+    return sp.limit(expr, X, point, side) if value is sp.nan else value
 
 
 def _merged(layout: Layout) -> tuple[list[Any], list[Any]]:
@@ -130,8 +138,13 @@ def _piecewise(points: list[Any], f: list[Any]) -> Any:
     if not points:
         return f[0]
     # written from the right, as people do: `right if x > b else left`
-    pairs = [(f[i + 1], points[i] < X) for i in reversed(range(len(points)))]
+    pairs = [(f[i + 1], _right_of(points[i], f[i])) for i in reversed(range(len(points)))]
     return sp.Piecewise(*pairs, (f[0], True), evaluate=False)
+
+
+def _right_of(point: Any, left: Any) -> Any:
+    # the point belongs to the left piece, unless its formula has no value there
+    return point <= X if left.subs(X, point) is sp.nan else point < X
 
 
 def _from_limit(spec: Spec, part: Any, low: bool) -> Any:

@@ -27,7 +27,11 @@ _HUGE = np.array([1e30, 1e33, 1e36, 1e37, 1e38, 2e38, 3e38, 3.4e38])
 def lower(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any]) -> Program:
     """The scalar program of the expressions `f`, `df`, `d_NAME`, guarded where it is needed."""
     if not any(e.has(sp.sin, sp.cos) for e in exprs.values()):
+        # a fold brings back what a constant carries beyond the largest number, not any parameter
+        scaled = any(_scaled_inside(e) for e in exprs.values())
         for how in _NARROW:
+            if how.folded and scaled:
+                continue
             program = _lower(spec, exprs, tables, how)
             # what is new against overflow must not cost fp32 its own accuracy
             if _narrow_suffices(spec, program, strict=how.spread or how.folded):
@@ -72,6 +76,20 @@ def _lower(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any], how:
         out = _guarded(spec, lowering, plain, exprs[name], name, outputs[name], how.early)
         outputs[name] = out
     return one_sided(lowering.program(params, outputs, how.wide))
+
+
+def _scaled_inside(expr: Any) -> bool:
+    """Whether a parameter scales x inside a function or a power: by how much, only a call knows."""
+    inside = (
+        m
+        for node in sp.preorder_traversal(expr)
+        if isinstance(node, sp.Function | sp.Pow | sp.Integral)
+        if not isinstance(node, sp.Piecewise)
+        for argument in node.args
+        for m in sp.preorder_traversal(argument)
+        if isinstance(m, sp.Mul | sp.Pow)
+    )
+    return any(X in m.free_symbols and m.free_symbols - {X} for m in inside)
 
 
 def _degree(spec: Spec, program: Program, name: str, sign: int) -> int | None:
