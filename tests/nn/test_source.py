@@ -157,3 +157,20 @@ def test_bounds_of_every_kind_and_names_of_the_source_s_own(imported):
     x = samples(torch.float32)
     for a, b in zip(outcome(written, x), outcome(own, x), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("target", ["torch", "triton"])
+@pytest.mark.parametrize("name", ["f", "none", "true", "value_error", "b_l_o_c_k"])
+def test_a_class_shadows_nothing_of_its_source(target, name, imported):
+    if target == "triton":
+        pytest.importorskip("triton")
+    params = {"a": ig.Param(0.5, above=0), "tuple": ig.Param(1.5), "self": ig.Param(2.5, above="a")}
+    text = "a*x*x + tuple*x + self if x > 0 else self*exp(x)"
+    act = ig.derive(ig.Spec(name=name, function=text, params=params))
+    module = imported(act.source(target))
+    [layer] = [v for k, v in vars(module).items() if k.endswith("_") and isinstance(v, type)]
+    own, x = act.module(impl="reference"), torch.linspace(-3, 3, 50)
+    layer = layer()
+    layer.load_state_dict(own.state_dict(), strict=True)
+    for a, b in zip(outcome(layer, x), outcome(own, x), strict=True):
+        torch.testing.assert_close(a, b)
