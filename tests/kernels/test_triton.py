@@ -346,7 +346,7 @@ def test_parameter_names_that_the_template_uses_are_replaced() -> None:
     named = ig.derivation.program.Program(("mask",), ops, {"f": 2, "df": 1, "d_mask": 0})
     k = backend.load(named, torch.float32)
     assert k.forward(torch.tensor([3.0]), [torch.tensor([2.0])]).item() == 6.0
-    assert Module(named, torch.float32).names == ["param0"]
+    assert Module(named, torch.float32).names == ["mask_"]
 
 
 def test_a_new_activation_has_its_source_in_half_a_second() -> None:

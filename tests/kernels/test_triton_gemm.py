@@ -61,6 +61,23 @@ def test_an_epilogue_equals_the_product_and_the_activation(name: str, dtype: tor
     assert all(torch.equal(a, b) for a, b in zip(gradients, repeated, strict=True))
 
 
+def test_parameters_may_be_called_what_the_product_calls_its_own() -> None:
+    params = {"a": ig.Param(0.25), "b": ig.Param(0.5), "k": ig.Param(1.5), "total": ig.Param(0.75)}
+    gradient = "2*k*x + b + a if x > 0 else k*tanh(x) + total*x + b + a"
+    act = ig.derive(ig.Spec(name="letters", gradient=gradient, params=params))
+    values = [torch.tensor([float(p.init)]) for p in params.values()]
+    x, weight = 3 * matrix(40, 48, torch.bfloat16, 0), matrix(64, 48, torch.bfloat16, 1)
+    y, h = triton_gemm.forward(act.program, x, weight, values, blocks=SMALL)
+    assert torch.equal(y, act(h, impl="triton"))
+    torch.testing.assert_close(y, act(h, impl="reference"))
+    dout, down = matrix(40, 40, torch.bfloat16, 2), matrix(40, 64, torch.bfloat16, 3)
+    _, _, gradients = triton_gemm.backward(act.program, dout, down, h, values, blocks=SMALL)
+    da, wide = dout.double() @ down.double(), [v.double() for v in values]
+    _, sums = reference.backward(act.program, h.double(), da, wide, [True] * len(wide))
+    for g, total in zip(gradients, sums, strict=True):
+        assert total is not None and abs(g.item() - total.item()) <= 1e-4 * da.abs().sum()
+
+
 def test_operands_that_the_copy_engine_cannot_read_are_refused() -> None:
     act = ig.activation("relu2")
     x, weight = matrix(8, 12, torch.bfloat16, 0), matrix(16, 12, torch.bfloat16, 1)

@@ -120,6 +120,12 @@ def test_a_layer_writes_its_current_values_as_numbers(imported):
         ({"alpha_n": 0.4}, "'alpha_n' must be above beta = 0.5"),
         ({"beta": float("nan")}, "'beta' must be a finite number, got nan"),
         ({"beta": "half"}, "'beta' must be a finite number, got 'half'"),
+        ({"beta": "0.4"}, "'beta' must be a finite number, got '0.4'"),
+        ({"beta": False}, "'beta' must be a finite number, got False"),
+        ({"alpha_p": torch.tensor(True)}, "'alpha_p' must be a finite number, got tensor(True)"),
+        ({"alpha_n": 0.5}, "'alpha_n' must be above beta = 0.5"),
+        ({"alpha_p": 1e39}, "'alpha_p' must be at most 3.4028234663852886e+38 in size"),
+        ({"alpha_p": 2e38}, "made of them below 3.4028234663852886e+38"),
         ({"alpha_p": torch.ones(4)}, "must be a single number, 'alpha_p' has shape (4,)"),
     ],
 )
@@ -129,6 +135,39 @@ def test_values_that_cannot_be_folded_are_refused(values, said):
     assert said in str(refusal.value)
     with pytest.raises(ig.SpecError, match="single number"):
         ig.activation("xielu").module(shape=(4,)).source("torch")
+
+
+def test_a_value_too_large_for_fp32_is_folded_where_fp64_computes():
+    values = {"alpha_p": 1e39}
+    for target in ("c", "triton"):
+        text = ig.activation("xielu").source(target, torch.float64, values)
+        assert f"{2e39:.17g}" in text or "2e+39" in text
+        with pytest.raises(ig.SpecError, match="float32's largest number"):
+            ig.activation("xielu").source(target, torch.bfloat16, values)
+
+
+def test_a_layer_on_its_open_bounds_is_written(imported):
+    layer = ig.activation("xielu").module(impl="reference")
+    with torch.no_grad():
+        layer.alpha_n.fill_(-20)
+    assert layer.values()["alpha_n"].item() == 0.5
+    x = torch.linspace(-4, 4, 50)
+    written = imported(layer.source("torch")).Xielu()
+    torch.testing.assert_close(written(x), layer(x).detach())
+    # 0.7 in fp32 is below 0.7, 0.1 in fp32 above 0.1
+    params = {"a": ig.Param(1.0, above=0.7), "b": ig.Param(0.01, below=0.1)}
+    params["c"] = ig.Param(0.5, above=-0.1, below=0.7)
+    act = ig.derive(ig.Spec(name="bounded", function="a*x + b*x*x + c*sin(x)", params=params))
+    layer = act.module(impl="reference")
+    for raw in (-200.0, 200.0):
+        with torch.no_grad():
+            layer.a.fill_(-200), layer.b.fill_(-200), layer.c.fill_(raw)
+        written = imported(layer.source("torch")).Bounded()
+        torch.testing.assert_close(written(x), layer(x).detach())
+        with torch.no_grad():
+            values = {k: v.item() for k, v in layer.values().items()}
+        with pytest.raises(ig.SpecError, match="must be"):
+            act.source("torch", values=values)
 
 
 def test_an_unknown_target_names_the_known_ones():
@@ -157,3 +196,20 @@ def test_bounds_of_every_kind_and_names_of_the_source_s_own(imported):
     x = samples(torch.float32)
     for a, b in zip(outcome(written, x), outcome(own, x), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("target", ["torch", "triton"])
+@pytest.mark.parametrize("name", ["f", "none", "true", "value_error", "b_l_o_c_k"])
+def test_a_class_shadows_nothing_of_its_source(target, name, imported):
+    if target == "triton":
+        pytest.importorskip("triton")
+    params = {"a": ig.Param(0.5, above=0), "tuple": ig.Param(1.5), "self": ig.Param(2.5, above="a")}
+    text = "a*x*x + tuple*x + self if x > 0 else self*exp(x)"
+    act = ig.derive(ig.Spec(name=name, function=text, params=params))
+    module = imported(act.source(target))
+    [layer] = [v for k, v in vars(module).items() if k.endswith("_") and isinstance(v, type)]
+    own, x = act.module(impl="reference"), torch.linspace(-3, 3, 50)
+    layer = layer()
+    layer.load_state_dict(own.state_dict(), strict=True)
+    for a, b in zip(outcome(layer, x), outcome(own, x), strict=True):
+        torch.testing.assert_close(a, b)

@@ -126,3 +126,16 @@ def test_nothing_unused_is_left(name, tmp_path):
 def test_a_type_that_c_does_not_store_is_refused():
     with pytest.raises(ig.BackendError, match="C source stores"):
         ig.activation("relu").source("c", torch.int32)
+
+
+def test_parameters_that_c_cannot_name_stay_apart(tmp_path):
+    values = {"int": 2.0, "int_": 3.0, "param0": 4.0, "NAN": 5.0, "u1": 6.0, "true": 7.0}
+    params = {k: ig.Param(v) for k, v in values.items()}
+    text = "int*x + int_*x*x + param0*exp(-x*x) + NAN*sin(x) + u1*NAN*cos(x) + true*abs(x)"
+    act = ig.derive(ig.Spec(name="words", function=f"{text} - u1*NAN - param0", params=params))
+    x = torch.linspace(-2, 2, 41)
+    code = built(act, torch.float32, tmp_path, STRICT)
+    y, _, _ = ran(code, act, x, values, torch.ones_like(x))
+    want = act(x.double(), impl="reference").float()
+    torch.testing.assert_close(y, want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(act(x, impl="c"), want, rtol=1e-5, atol=1e-5)

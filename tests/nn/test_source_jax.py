@@ -129,3 +129,13 @@ def test_folded_values_leave_a_function_of_x_alone(imported):
     kept = np.isfinite(want) & (size > 2.0**-118) & (size < 2.0**127)
     error = np.abs(np.asarray(y.astype(jnp.float32))[kept] - want[kept])
     assert np.max(error / size[kept]) <= 2.0**-8
+
+
+@pytest.mark.parametrize("name", ["sum", "zip", "isinstance", "none", "partial", "lambda"])
+def test_a_function_shadows_nothing_of_its_source(name, imported):
+    params = {"float": ig.Param(0.5), "jax": ig.Param(1.5), "jax_": ig.Param(2.5, above="jax")}
+    act = ig.derive(ig.Spec(name=name, function="float*x*x + jax*jax_*x", params=params))
+    module = imported(act.source("jax"))
+    f = getattr(module, name if name == "none" else f"{name}_")
+    slope = jax.grad(lambda x: f(x, **module.values(module.raw_parameters(()))))(jnp.float32(2))
+    assert float(slope) == pytest.approx(2 * 0.5 * 2 + 1.5 * 2.5)

@@ -12,8 +12,8 @@ from integrand.errors import BackendError
 from integrand.kernels.branches import resolved
 from integrand.kernels.c_core import Functions
 from integrand.kernels.c_print import (
-    KEYWORDS,
     STORAGE,
+    WORDS,
     assignments,
     compute_bits,
     hoisted_names,
@@ -24,8 +24,8 @@ from integrand.kernels.export import Export, safe_names, used
 
 _DEFINITION = re.compile(r"^INLINE [^\n]*?(\w+)\([^\n]*\{(?:[^\n]*\}|\n.*?^\})$", re.M | re.S)
 _TAKEN = re.compile(
-    r"x|u|v\d+|c\d+|number|f?abs|fabsf?|rintf?|sqrtf?|pow|NAN|INFINITY|I|\w+_(32|64)|bits\d+|float\d+|scale\d+|"
-    + "|".join(KEYWORDS)
+    r"x|u|v\d+|c\d+|number|f?abs|fabsf?|rintf?|sqrtf?|pow|\w+_(32|64)|bits\d+|float\d+|scale\d+|"
+    + WORDS
 )
 
 

@@ -15,6 +15,7 @@ from integrand.derivation.program import Program, evaluate, operands
 from integrand.kernels.branches import resolved
 from integrand.kernels.c_core import Functions
 from integrand.kernels.c_trace import Trace, Value
+from integrand.kernels.export import safe_names
 
 # storage type: C type, and how it is loaded as and stored from float
 STORAGE = {
@@ -28,9 +29,13 @@ KEYWORDS = frozenset(
         "[a-z]+",
         "auto bool break case char const continue default do double else enum extern float for "
         "goto if inline int long register restrict return short signed sizeof static struct switch "
-        "typedef union unsigned void volatile while",
+        "typedef union unsigned void volatile while true false asm typeof alignas alignof "
+        "constexpr nullptr linux unix",
     )
 )
+# a pattern of what is no name in C: its words, and macros
+WORDS = "|".join([*sorted(KEYWORDS), "I", "[A-Z][A-Z0-9_]*[A-Z0-9]"])
+_FIELDS = re.compile(rf"u\d+|{WORDS}")
 SINGLE = [
     "typedef uniform shared;",
     "#define HOLD(s) const uniform own = *(s)",
@@ -135,13 +140,13 @@ def hoisted_names(program: Program) -> dict[int, str]:
     needed = program.needed(program.outputs)
     read = {j for i in needed if i not in program.uniform() for j in operands(program.ops[i])}
     read |= set(program.outputs.values())
+    fields = dict(zip(program.params, safe_names(program.params, _FIELDS), strict=True))
     names: dict[int, str] = {}
     for i in sorted(uniform & read):
         op = program.ops[i]
         names[i] = f"u{i}"
         if op[0] == "param":
-            plain = op[1].isascii() and op[1] not in KEYWORDS
-            names[i] = op[1] if plain else f"param{program.params.index(op[1])}"
+            names[i] = fields[op[1]]
     return names
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+import itertools
 import keyword
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,6 +15,10 @@ from integrand.derivation.program import Program
 from integrand.spec import Param, Spec, dependency_order
 
 WIDTH = 92
+# what no variable, function or class of Python source may be called
+PYTHON = "|".join([*keyword.kwlist, *(n for n in dir(builtins) if not n.startswith("_"))])
+# capitals of the modules with a class
+_CLASSES = re.compile(rf"F|BLOCK|OPTIONS|TABLES|INTERPRETED|{PYTHON}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,9 @@ class Export:
 
     @property
     def class_name(self) -> str:
-        """xielu_beta as XieluBeta."""
-        return "".join(part.capitalize() for part in self.spec.name.split("_"))
+        """xielu_beta as XieluBeta; f as F_, none as None_."""
+        name = "".join(part.capitalize() for part in self.spec.name.split("_"))
+        return safe_names([name], _CLASSES)[0]
 
     def constraints(
         self, names: Mapping[str, str], stored: Mapping[str, str], library: str
@@ -96,9 +103,23 @@ def used(definitions: Mapping[str, str], code: str) -> list[str]:
     return [text for name, text in definitions.items() if name in found]
 
 
-def safe_names(names: tuple[str, ...], taken: re.Pattern[str]) -> list[str]:
-    """The names as variables of the source: what the template calls something else gets a `_`."""
-    return [f"{n}_" if taken.fullmatch(n) or keyword.iskeyword(n) else n for n in names]
+def safe_names(names: Iterable[str], taken: re.Pattern[str]) -> list[str]:
+    """The names as those of the source, all different: what the template calls something else is
+    extended until it is free."""
+    names = list(names)
+    found: list[str] = []
+    for name in names:
+        free = (n for n in _extended(name) if not taken.fullmatch(n))
+        found.append(next(n for n in free if n == name or n not in (*names, *found)))
+    return found
+
+
+def _extended(name: str) -> Iterator[str]:
+    """The name, and longer ones, which leave patterns of endings first, then of beginnings."""
+    yield name
+    for k in itertools.count(1):
+        yield name + "_" * k
+        yield "p_" + name + "_" * k
 
 
 def _version() -> str:

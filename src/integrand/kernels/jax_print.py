@@ -7,11 +7,10 @@ the backward pass, where JAX would store f' and every partial in float32.
 
 from __future__ import annotations
 
-import keyword
 import re
 
 from integrand.kernels.array_trace import TABLE, Functions, Library
-from integrand.kernels.export import Export, safe_names
+from integrand.kernels.export import PYTHON, Export, safe_names
 
 _EXP2 = """def _exp2(n):
     \"\"\"2^n of a whole n, exactly: its exponent bits.\"\"\"
@@ -41,7 +40,9 @@ _TABLE = TABLE.format(
     moved="jnp.asarray(v, u.dtype)",
     side="(u > 0).astype(jnp.int32)",
 )
-_TAKEN = re.compile(r"x|f|df|jax|jnp|lax|np|v\d+|values|raw_parameters|raw|partial|enable_x64")
+_TAKEN = re.compile(
+    rf"x|f|df|jax|jnp|lax|np|v\d+|values|raw_parameters|raw|partial|enable_x64|{PYTHON}"
+)
 
 _WIDE = """try:
     from jax import enable_x64
@@ -129,9 +130,7 @@ def source(export: Export) -> str:
 def _rules(export: Export, names: dict[str, str]) -> str:
     wide = export.program.wide
     params = export.spec.params
-    name = export.spec.name
-    if _TAKEN.fullmatch(name) or keyword.iskeyword(name):
-        name += "_"
+    [name] = safe_names([export.spec.name], _TAKEN)
     rule = "jnp.float64" + ("" if wide else " if x.dtype == jnp.float64 else jnp.float32")
     convert = "    {n} = _single(jnp.asarray({n}, _tangent(x)))\n"
     return _RULES.format(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from integrand.kernels.array_trace import TABLE, Functions, Library
-from integrand.kernels.export import Export, safe_names
+from integrand.kernels.export import PYTHON, Export, safe_names
 
 TORCH = Library(
     "torch",
@@ -29,7 +29,7 @@ _TABLE = TABLE.format(
     moved="v.to(u.device, u.dtype)",
     side="(u > 0).long()",
 )
-_TAKEN = re.compile(r"x|f|df|torch|nn|F|v\d+")
+_TAKEN = re.compile(rf"x|f|df|self|torch|nn|F|v\d+|{PYTHON}")
 
 _FUNCTION = '''class _Function(torch.autograd.Function):
     """Computes in {compute}, rounds once.

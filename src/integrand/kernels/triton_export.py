@@ -7,11 +7,11 @@ import re
 import torch
 
 from integrand.errors import BackendError
-from integrand.kernels.export import Export, safe_names, used
+from integrand.kernels.export import PYTHON, Export, safe_names, used
 from integrand.kernels.torch_print import imports, layer
 from integrand.kernels.triton_print import HELPERS, Module
 
-_TAKEN = re.compile(r"torch|nn|F|x")
+_TAKEN = re.compile(rf"torch|nn|F|x|self|{PYTHON}")
 
 _KERNELS = '''@triton.jit
 def forward(

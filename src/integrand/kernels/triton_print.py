@@ -6,7 +6,6 @@ values. Programs own tiles of (BLOCK_G, BLOCK_I) groups by elements.
 
 from __future__ import annotations
 
-import keyword
 import re
 import textwrap
 from typing import Any
@@ -15,14 +14,17 @@ import torch
 
 from integrand.derivation.program import Program, evaluate
 from integrand.kernels.branches import resolved
+from integrand.kernels.export import PYTHON, safe_names
 from integrand.kernels.triton_core import Functions
 from integrand.kernels.triton_trace import Trace, Value
 
-# what the template calls something else
+# what the templates call something else: the pointwise one, the stand-alone one, the product
 _TAKEN = re.compile(
     r"x|y|g|up|dx|dup|dout|slope|f|df|tl|triton|value|loaded|widened|rounded|store|tile|forward|backward|finish|libdevice|"
-    r"mask|offsets|groups|inner|chunks|tiles|steps?|splits?|start|end|row|float|range|v\d+|"
-    r"[A-Z]\w*|d_\w*|sum_\w*|total_\w*|\w*_(ptr|32|64)"
+    r"mask|offsets|groups|inner|chunks|tiles|steps?|splits?|start|end|row|v\d+|"
+    r"n|pid|total|real|ptr|halves|epilogue|gemm|a|b|k|t|i|j|h|acc|part|rows|columns?|first|height|left|right|"
+    r"\w+_(desc|quarter)|"
+    r"[A-Z]\w*|d_\w*|sum_\w*|total_\w*|\w*_(ptr|32|64)|" + PYTHON
 )
 
 
@@ -43,10 +45,7 @@ class Module:
         self.program, self.dtype, self.formula = resolved(program), dtype, formula
         self.bits = compute_bits(program, dtype)
         self.functions = Functions(quick=dtype == torch.bfloat16)
-        self.names = [
-            f"param{k}" if _TAKEN.fullmatch(name) or keyword.iskeyword(name) else name
-            for k, name in enumerate(program.params)
-        ]
+        self.names = safe_names(program.params, _TAKEN)
         outputs = ["df", *(f"d_{name}" for name in program.params)]
         self.scalars = [
             self._scalar("f", ["f"], "f(x)"),

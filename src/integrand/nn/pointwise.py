@@ -116,7 +116,8 @@ class Pointwise(nn.Module):
         where a parameter has more than one value.
         """
         with torch.no_grad():
-            return source(self.spec, self.program, self._formula, target, dtype, self.values())
+            values = self.values()
+            return source(self.spec, self.program, self._formula, target, dtype, values, True)
 
     def forward(self, x: Tensor) -> Tensor:
         if distributed(x):

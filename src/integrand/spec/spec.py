@@ -151,15 +151,27 @@ def _check_bounds(params: Mapping[str, Param]) -> None:
         raise SpecError(f"bounds must not form a cycle: {' -> '.join(error.args[1])}") from None
 
 
-def check_values(spec: Spec, values: Mapping[str, float]) -> None:
-    """Raise `SpecError` where parameter values break their declared bounds."""
+def check_values(spec: Spec, values: Mapping[str, float], closed: bool = False) -> None:
+    """Raise `SpecError` where parameter values break their declared bounds.
+
+    With `closed` a value may be equal to its bound, up to the rounding of both to fp32.
+    """
     for name, p in spec.params.items():
         for side in ("above", "below"):
             bound = getattr(p, side)
             limit = values[bound] if isinstance(bound, str) else bound
             value = values[name]
+            if limit is not None and closed and _near(value, limit, p, values):
+                continue
             if limit is not None and not (value > limit if side == "above" else value < limit):
                 raise SpecError(f"'{name}' must be {side} {bound} = {limit:g}, got {value:g}")
+
+
+def _near(value: float, limit: float, p: Param, values: Mapping[str, float]) -> bool:
+    """Whether a value is its bound but for fp32's rounding, of both bounds where there are two."""
+    bounds = (values[b] if isinstance(b, str) else b for b in (p.above, p.below))
+    size = max(abs(b) for b in bounds if b is not None)
+    return abs(value - limit) <= 2.0**-22 * size
 
 
 def dependency_order(params: Mapping[str, Param]) -> list[str]:
