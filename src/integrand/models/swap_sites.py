@@ -21,6 +21,7 @@ from integrand.models.swap_blocks import (
     split_block,
 )
 from integrand.models.swap_calls import ACTIVATION_CALLS, names_used
+from integrand.models.swap_order import why_out_of_order
 from integrand.models.swap_probe import is_affine, why_not_pointwise
 
 _FUNCTIONS = (
@@ -167,6 +168,10 @@ def default_sites(found: Survey) -> list[Candidate]:
             " attribute such as `self.act_fn`, or name the activations to replace in sites="
         )
     chosen = [c for c in found.candidates if c.block]
+    for site in chosen:
+        if site.block and not site.doubtful:
+            site.reason = why_out_of_order(site.parent, site.key, site.old, site.block)
+            site.doubtful = bool(site.reason)
     if doubtful := [c for c in chosen if c.doubtful]:
         raise SwapError(
             f"whether '{doubtful[0].name}' is the activation of its feed-forward block is not"
