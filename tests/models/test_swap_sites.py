@@ -372,3 +372,58 @@ def test_an_activation_out_of_order_in_its_block_takes_a_name(
 
 def test_a_sigmoid_between_the_maps_is_the_blocks_activation() -> None:
     assert replaced(FeedForward(nn.Sigmoid())) == ["act"]
+
+
+def _relu(x: torch.Tensor) -> torch.Tensor:
+    return x * (x > 0)
+
+
+class Clamps(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.fc1(x).clamp(min=0))
+
+
+class Maximum(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.fc1(x)
+        return self.fc2(torch.maximum(h, torch.zeros_like(h)))
+
+
+class Exponential(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.fc1(x)
+        return self.fc2(h / (1 + torch.exp(-h)))
+
+
+class Helper(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(_relu(self.fc1(x)))
+
+
+class InAList(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act[0](self.fc1(x)))
+
+
+class Sized(FeedForward):
+    def forward(self, x: torch.Tensor, size: Any) -> torch.Tensor:
+        return self.fc2(_relu(self.fc1(x).view(*size)))
+
+
+class Linear(FeedForward):
+    """Two linear maps and nothing between them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.fc1(x))
+
+
+@pytest.mark.parametrize("cls", [Clamps, Maximum, Exponential, Helper, InAList, Sized])
+def test_a_block_whose_activation_nothing_shows_stops_the_whole_swap(cls: Any) -> None:
+    model = nn.Sequential(mlp(), cls([nn.GELU()]))
+    with pytest.raises(ig.SwapError, match="'1' has the linear maps of a feed-forward block"):
+        ig.swap(model, "relu2")
+    assert replaced(model, sites="0.1") == ["0.1"]
+
+
+def test_a_block_without_activation_hides_none() -> None:
+    assert replaced(nn.Sequential(mlp(), Linear(None))) == ["0.1"]
