@@ -185,7 +185,7 @@ def _plan(model: nn.Module, act: Activation, chosen: list[Candidate]) -> Plans:
         key = id(c.old) if c.is_module else id(c)
         if key not in made:
             training = c.old.training if c.is_module else c.parent.training
-            made[key] = successor(act, c.old, device_around(c.parent, model), training)
+            made[key] = successor(c.name, act, c.old, device_around(c.parent, model), training)
         plans[c] = made[key]
     return plans
 
