@@ -110,7 +110,7 @@ def swap(
     for c in chosen:
         check_site(c.name, describe(c.old), c.old)
     plans = _plan(model, act, chosen)
-    edits = [Edit(c.name, c.parent, c.key, plans[c][0]) for c in chosen]
+    edits = [Edit(c.name, c.parent, c.key, plans[c][0], root=model) for c in chosen]
     edits += [e for c in chosen for e in _companions(c)]
     residuals = {} if warm_start is False else _warm(model, act, plans, edits, warm_start)
     apply_all(edits)
