@@ -69,12 +69,13 @@ def _same_names(activation: Activation, old: Any) -> tuple[Pointwise, tuple[str,
 
 
 def _check_lost(name: str, activation: Activation, old: Any) -> None:
-    """Raise `SwapError` where trained numbers of the activation's own names would be reset."""
+    """Raise `SwapError` where a checkpoint of the activation's own keys would be reset."""
     params = activation.spec.params
     if isinstance(old, Pointwise) or not isinstance(old, nn.Module) or not params:
         return
-    held = {**dict(old.named_parameters()), **dict(old.named_buffers())}
-    if not all(key in held for key in params):
+    held = old.state_dict()
+    # xiprelu has the parameters of xielu without its eps, and is another function on purpose
+    if set(held) != set(activation.module().state_dict()):
         return
     listed = ", ".join(f"'{key}'" for key in params)
     wrong = next((key for key in params if not held[key].isfinite().all()), "")

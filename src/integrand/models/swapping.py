@@ -72,7 +72,9 @@ class Swap:
         return tuple(site for site in self.sites if site.replaced)
 
     def __str__(self) -> str:
-        return "\n".join([table(self.sites), *([self.note] if self.note else [])])
+        undone = ["undone: the model holds its old activations again"] if self._undone else []
+        note = [self.note] if self.note and not self._undone else []
+        return "\n".join([*undone, table(self.sites), *note])
 
 
 def swap(
