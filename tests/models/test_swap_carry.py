@@ -70,3 +70,50 @@ def test_values_cross_to_another_parametrisation_of_the_same_function() -> None:
     assert ig.swap(model, positive).sites[0].carried == ("s",)
     assert model[1].values()["s"].item() == pytest.approx(0.3, rel=1e-6)
     assert model[1].s.item() != pytest.approx(0.3, rel=0.1)
+
+
+class Trained(nn.Module):
+    """The layout and function of transformers' XIELUActivation."""
+
+    def __init__(self, alpha_p: float = 1.0, eps: float = -1e-6, dtype: Any = None) -> None:
+        super().__init__()
+        self.alpha_p = nn.Parameter(torch.tensor([alpha_p], dtype=dtype))
+        self.alpha_n = nn.Parameter(torch.tensor([0.25], dtype=dtype))
+        self.register_buffer("beta", torch.tensor(0.5, dtype=dtype))
+        self.register_buffer("eps", torch.tensor(eps, dtype=dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        p = nn.functional.softplus(self.alpha_p)
+        n = self.beta + nn.functional.softplus(self.alpha_n)
+        low = torch.expm1(torch.min(x, self.eps)) - x  # pyrefly: ignore[bad-argument-type]
+        return torch.where(x > 0, p * x * x, low * n) + self.beta * x
+
+
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        (Trained(alpha_p=float("nan")), "'1' has the parameters of 'xielu'.* 'alpha_p' is not fin"),
+        (
+            Trained(eps=-0.1),
+            "'1' has the parameters of 'xielu'.* off by .*'eps' is -0.1, not -1e-06",
+        ),
+    ],
+)
+def test_trained_numbers_are_never_reset_silently(old: nn.Module, message: str) -> None:
+    model = mlp(old)
+    with pytest.raises(ig.SwapError, match=message):
+        ig.swap(model, "xielu")
+    assert model[1] is old
+
+
+def test_fp32_parameters_stay_fp32_in_a_model_made_half() -> None:
+    model = mlp(Trained())
+    swap = ig.swap(model, "xielu")
+    assert "alpha_p" in swap.sites[0].carried and not swap.sites[0].caution
+    model.half()
+    assert model[1].alpha_p.dtype is torch.float32 and model[1].alpha_p.item() == 1.0
+
+
+def test_a_report_says_that_bf16_parameters_move_in_steps() -> None:
+    swap = ig.swap(mlp(Trained(dtype=torch.bfloat16)), "xielu")
+    assert "raw parameters in bf16: they move by 2^-8 steps" in str(swap)

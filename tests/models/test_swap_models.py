@@ -243,3 +243,17 @@ def test_a_model_whose_forward_was_replaced_is_refused() -> None:
     mlp.forward = patched.__get__(mlp)
     with pytest.raises(ig.SwapError, match=r"'model.layers.1.mlp.act_fn' .* does not use 'act_fn'"):
         ig.swap(model, "xielu")
+
+
+def test_a_partial_swap_warns_that_the_config_names_the_old_activation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = build("Llama")
+    with caplog.at_level("WARNING", "integrand"):
+        swap = ig.swap(model, "xiprelu", sites="model.layers.0.*")
+    assert "config unchanged" in swap.note and model.config.hidden_act == "silu"
+    (record,) = caplog.records
+    assert "still names the old activation (hidden_act = silu)" in record.getMessage()
+    caplog.clear()
+    ig.swap(build("Llama"), "xiprelu")
+    assert not caplog.records

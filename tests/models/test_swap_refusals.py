@@ -167,3 +167,26 @@ def test_undo_follows_the_mode_the_model_is_in() -> None:
     model.eval()
     swap.undo()
     assert not any(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("nested", [False, True])
+def test_undo_follows_a_cast_of_the_model(dtype: torch.dtype, nested: bool) -> None:
+    """Also where the activation's own module holds no other tensor."""
+    model: Any = mlp(nn.PReLU)
+    if nested:
+        model[1] = nn.Sequential(model[1])
+    swap = ig.swap(model, "xiprelu", sites="1*")
+    model.to(dtype)
+    swap.undo()
+    assert {t.dtype for t in model.state_dict().values()} == {dtype}
+    assert model(torch.randn(2, 8, dtype=dtype)).dtype is dtype
+
+
+def test_undo_leaves_a_type_of_its_own_where_nothing_was_cast() -> None:
+    model = mlp(nn.PReLU)
+    model[0].bfloat16()
+    swap = ig.swap(model, "xiprelu")
+    model[1].double()
+    swap.undo()
+    assert model[1].weight.dtype is torch.float32

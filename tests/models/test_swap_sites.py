@@ -293,3 +293,137 @@ def test_a_check_on_data_finds_what_never_ran_and_what_no_attribute_holds() -> N
         ig.swap(model, "relu2").check(x)
     model = Skips()
     assert ig.swap(model, "relu2", sites="ff.1").check(x) == ["Skips: tanh"]
+
+
+class Block(nn.Module):
+    """d -> h -> d with an activation, wherever the forward of a subclass puts it."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.up, self.down, self.act = nn.Linear(8, 32), nn.Linear(32, 8), act
+
+
+class OutputGate(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.act(self.down(self.up(x).clamp(min=0)))
+
+
+class OutputActivation(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.down(self.up(x)))
+
+
+class UsedTwice(Block):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.down(self.act(self.up(x))))
+
+
+class Before(Block):
+    def forward(self, x: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(x + self.act(temb)))
+
+
+class Attention(Block):
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__(act)
+        self.q, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = self.q(x)
+        return self.down(self.act(q @ self.up(x).mT) @ q)
+
+
+class Needs(Block):
+    """Cannot be run alone."""
+
+    def forward(self, x: torch.Tensor, size: Any) -> torch.Tensor:
+        return self.act(self.down(self.up(x).view(*size)))
+
+
+class NeedsTwice(Block):
+    def forward(self, x: torch.Tensor, size: Any) -> torch.Tensor:
+        return self.act(self.down(self.act(self.up(x).view(*size))))
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (OutputGate(nn.Sigmoid()), "on width 8, not on the hidden width 32"),
+        (OutputActivation(nn.SiLU()), "on width 8, not on the hidden width 32"),
+        (UsedTwice(nn.GELU()), "runs it 2 times"),
+        (Before(nn.SiLU()), "on width 8"),
+        (Attention(nn.Sigmoid()), "on width 3"),
+        (Needs(nn.Sigmoid()), "sigmoid or tanh"),
+        (Needs(nn.Tanh()), "sigmoid or tanh"),
+        (NeedsTwice(nn.GELU()), "more than once"),
+    ],
+    ids=lambda p: type(p).__name__ if isinstance(p, nn.Module) else "",
+)
+def test_an_activation_out_of_order_in_its_block_takes_a_name(
+    block: nn.Module, message: str
+) -> None:
+    model = nn.ModuleList([mlp(), block])
+    with pytest.raises(ig.SwapError, match=f"'1.act' .*{message}.*sites="):
+        ig.swap(model, "relu2")
+    assert dict(block.named_children())["act"] is block.act
+    assert not any(m._forward_hooks for m in model.modules())
+    assert replaced(model, sites="1.act") == ["1.act"]
+
+
+def test_a_sigmoid_between_the_maps_is_the_blocks_activation() -> None:
+    assert replaced(FeedForward(nn.Sigmoid())) == ["act"]
+
+
+def _relu(x: torch.Tensor) -> torch.Tensor:
+    return x * (x > 0)
+
+
+class Clamps(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.fc1(x).clamp(min=0))
+
+
+class Maximum(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.fc1(x)
+        return self.fc2(torch.maximum(h, torch.zeros_like(h)))
+
+
+class Exponential(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.fc1(x)
+        return self.fc2(h / (1 + torch.exp(-h)))
+
+
+class Helper(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(_relu(self.fc1(x)))
+
+
+class InAList(FeedForward):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act[0](self.fc1(x)))
+
+
+class Sized(FeedForward):
+    def forward(self, x: torch.Tensor, size: Any) -> torch.Tensor:
+        return self.fc2(_relu(self.fc1(x).view(*size)))
+
+
+class Linear(FeedForward):
+    """Two linear maps and nothing between them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.fc1(x))
+
+
+@pytest.mark.parametrize("cls", [Clamps, Maximum, Exponential, Helper, InAList, Sized])
+def test_a_block_whose_activation_nothing_shows_stops_the_whole_swap(cls: Any) -> None:
+    model = nn.Sequential(mlp(), cls([nn.GELU()]))
+    with pytest.raises(ig.SwapError, match="'1' has the linear maps of a feed-forward block"):
+        ig.swap(model, "relu2")
+    assert replaced(model, sites="0.1") == ["0.1"]
+
+
+def test_a_block_without_activation_hides_none() -> None:
+    assert replaced(nn.Sequential(mlp(), Linear(None))) == ["0.1"]

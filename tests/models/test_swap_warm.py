@@ -123,6 +123,32 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_changes(
 def test_an_error_in_the_model_leaves_no_recorder_behind() -> None:
     model = net(nn.GELU())
     old = model[1]
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ig.SwapError):
         ig.swap(model, "xielu", warm_start=torch.randn(2, 9))
     assert model[1] is old
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("hi", "warm_start cannot be run: data for the model must be .* got str"),
+        (3, "warm_start cannot be run: data for the model must be .* got int"),
+        (torch.randn(2, 5), "failed on the data of warm_start .RuntimeError: mat1 and mat2"),
+        (torch.full((4, 8), torch.nan), "'1' got no finite input on the data of warm_start"),
+    ],
+    ids=["text", "number", "shape", "nan"],
+)
+def test_data_that_cannot_be_fitted_to_is_named_as_the_cause(data: Any, message: str) -> None:
+    old = nn.GELU()
+    model = net(old)
+    with pytest.raises(ig.SwapError, match=message) as caught:
+        ig.swap(model, "xielu", warm_start=data)
+    assert model[1] is old
+    assert (caught.value.__cause__ is None) == ("finite" in message)
+
+
+def test_a_report_says_that_its_swap_was_undone() -> None:
+    swap = ig.swap(net(nn.GELU()), "xielu")
+    assert "undone" not in str(swap)
+    swap.undo()
+    assert str(swap).startswith("undone: the model holds its old activations again")

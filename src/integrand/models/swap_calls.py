@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import re
@@ -23,6 +24,12 @@ def names_used(module: nn.Module) -> frozenset[str]:
         own = [vars(module)["forward"], vars(module).get("_old_forward")]
         return frozenset(n for f in own if f is not None for n in _names(f))
     return _class_names(type(module))
+
+
+def times_loaded(module: nn.Module, key: str) -> int:
+    """How often the code of `module`'s forward loads the attribute `key`."""
+    code = getattr(_plain(module.forward), "__code__", None)
+    return sum(i.argval == key for i in dis.get_instructions(code)) if code else 0
 
 
 @functools.cache

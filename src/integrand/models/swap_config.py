@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -14,6 +15,8 @@ from integrand.models.swap_edits import Edit, apply_all, revert_all
 from integrand.models.swap_probe import same_function
 from integrand.models.swap_sites import Candidate
 from integrand.nn.pointwise import Pointwise
+
+_log = logging.getLogger("integrand")
 
 STALE = (
     "config unchanged, since a model built from it would not be this one: to load what you save,"
@@ -49,6 +52,12 @@ def rename_in_config(
         shown = ", ".join(sorted({f"{e.key} = {e.new}" for e in edits if e.key != FIELD}))
         return edits, f"config: {shown}"
     revert_all(edits)
+    shown = ", ".join(f"{f} = {vars(o)[f]}" for o, f in fields.values())
+    _log.warning(
+        "the config still names the old activation (%s), since a model built from it would not be"
+        " this one: to load what you save, build the model, swap it again, then load_state_dict",
+        shown,
+    )
     return [], STALE
 
 

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from integrand.errors import SwapError
@@ -22,6 +23,8 @@ class Edit:
     key: str
     new: Any
     old: Any = None
+    root: Any = None  # the whole model, asked where the module itself holds no other tensor
+    dtype: torch.dtype | None = None  # of the tensors around, when the edit was applied
 
     def held(self) -> Any:
         """What the attribute holds now."""
@@ -29,6 +32,8 @@ class Edit:
 
     def apply(self) -> None:
         self.old = self.held()
+        if isinstance(self.old, nn.Module):
+            self.dtype = _dtype_around(self)
         _set(self.parent, self.key, self.new)
 
     def changed(self) -> bool:
@@ -89,14 +94,31 @@ def revert_all(edits: list[Edit]) -> None:
             )
     for edit in reversed(edits):
         if isinstance(edit.old, nn.Module):
-            _follow(edit.old, edit.parent, edit.new.training)
+            _follow(edit)
         edit.revert()
 
 
-def _follow(old: nn.Module, parent: nn.Module, training: bool) -> None:
-    """Bring a module that comes back to where its place has gone: mode and device."""
-    old.train(training)
+def _follow(edit: Edit) -> None:
+    """Bring a module that comes back to where its place has gone: mode, device and type."""
+    old, parent = edit.old, edit.parent
+    old.train(edit.new.training)
     around = next(itertools.chain(parent.parameters(), parent.buffers()), None)
     held = next(itertools.chain(old.parameters(), old.buffers()), None)
     if around is not None and held is not None and around.device != held.device:
         old.to(around.device)
+    # a type of its own, such as fp32 in a bf16 block, stays where nothing was cast since
+    if (dtype := _dtype_around(edit)) and dtype != edit.dtype:
+        old.to(dtype)
+
+
+def _dtype_around(edit: Edit) -> torch.dtype | None:
+    """The floating type of the tensors nearest to an edit, other than those it exchanges."""
+    ours = {id(m) for x in (edit.old, edit.new) if isinstance(x, nn.Module) for m in x.modules()}
+    for module in (edit.parent, edit.root):
+        for inner in module.modules() if isinstance(module, nn.Module) else ():
+            if id(inner) in ours:
+                continue
+            for t in itertools.chain(inner.parameters(False), inner.buffers(False)):
+                if t.is_floating_point():
+                    return t.dtype
+    return None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from integrand.models.swap_sites import Candidate, Survey
@@ -24,6 +25,7 @@ class Site:
         replaced: whether it was; reason: why not.
         carried: names of the parameters and buffers taken over from the old activation.
         shared: the other names of the same instance.
+        caution: what training should know about the new one's parameters.
         residual: RMS(new - old) / RMS(old) before and after the warm start.
     """
 
@@ -35,6 +37,7 @@ class Site:
     reason: str = ""
     carried: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    caution: str = ""
     residual: tuple[float, float] | None = None
 
 
@@ -58,6 +61,7 @@ def report(
                 kind,
                 carried=carried,
                 shared=shared,
+                caution=_caution(new),
                 residual=residuals.get(id(new)),
             )
         )
@@ -76,6 +80,12 @@ def describe(activation: Any) -> str:
     return getattr(inner, "__name__", type(inner).__name__)
 
 
+def _caution(new: nn.Module) -> str:
+    if torch.bfloat16 in {p.dtype for p in new.parameters()}:
+        return "raw parameters in bf16: they move by 2^-8 steps"
+    return ""
+
+
 def _short(value: Tensor) -> str:
     return "meta" if value.is_meta else f"{value.detach().float().mean().item():.4g}"
 
@@ -85,6 +95,8 @@ def table(sites: Sequence[Site]) -> str:
     rows = [("site", "before", "after", "block", "carried over", "note")]
     for s in sites:
         note = s.reason or (f"shared with {', '.join(s.shared)}" if s.shared else "")
+        if s.caution:
+            note += f"{'; ' if note else ''}{s.caution}"
         if s.residual:
             note += f"{'; ' if note else ''}residual {s.residual[0]:.3g} -> {s.residual[1]:.3g}"
         after = s.after if s.replaced else "kept"

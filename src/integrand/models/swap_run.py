@@ -25,13 +25,13 @@ def run(model: nn.Module, data: Data) -> None:
             data(model)
         elif _is_batch(data):
             _forward(model, data)
-        elif isinstance(data, Iterable):
+        elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
             for batch in data:
                 _forward(model, batch)
         else:
             raise SwapError(
-                "calibration data must be a batch (tensor, mapping, tuple), an iterable of batches"
-                f" or a callable that runs the model, got {type(data).__name__}"
+                "data for the model must be a batch (tensor, mapping, tuple), an iterable of"
+                f" batches or a callable that runs the model, got {type(data).__name__}"
             )
 
 

@@ -21,6 +21,7 @@ from integrand.models.swap_blocks import (
     split_block,
 )
 from integrand.models.swap_calls import ACTIVATION_CALLS, names_used
+from integrand.models.swap_order import hides_activation, why_out_of_order
 from integrand.models.swap_probe import is_affine, why_not_pointwise
 
 _FUNCTIONS = (
@@ -77,10 +78,14 @@ def survey(model: nn.Module) -> Survey:
                 candidate.doubtful = True
                 candidate.reason = f"its block holds {len(placed)} activations"
         found.candidates += here
-        if not placed and block_of(parent) and names_used(parent) & ACTIVATION_CALLS:
+        if not placed and (block := block_of(parent)) and _hides(parent, block):
             found.hidden.append(f"'{path}'" if path else type(parent).__name__)
     _place_narrow(found)
     return found
+
+
+def _hides(parent: nn.Module, block: Block) -> bool:
+    return bool(names_used(parent) & ACTIVATION_CALLS) or hides_activation(parent, block)
 
 
 def _place_narrow(found: Survey) -> None:
@@ -163,10 +168,15 @@ def default_sites(found: Survey) -> list[Candidate]:
     if found.hidden:
         raise SwapError(
             f"{found.hidden[0]} has the linear maps of a feed-forward block but calls an activation"
-            " inside forward instead of holding it, so nothing can be replaced there; hold it as an"
-            " attribute such as `self.act_fn`, or name the activations to replace in sites="
+            " inside forward instead of holding it in an attribute of its own, so nothing can be"
+            " replaced there; hold it as `self.act_fn`, or name the activations to replace in"
+            " sites="
         )
     chosen = [c for c in found.candidates if c.block]
+    for site in chosen:
+        if site.block and not site.doubtful:
+            site.reason = why_out_of_order(site.parent, site.key, site.old, site.block)
+            site.doubtful = bool(site.reason)
     if doubtful := [c for c in chosen if c.doubtful]:
         raise SwapError(
             f"whether '{doubtful[0].name}' is the activation of its feed-forward block is not"

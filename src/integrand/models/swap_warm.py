@@ -64,6 +64,14 @@ def measured_inputs(model: nn.Module, edits: list[Edit], data: Data) -> dict[int
     apply_all(trial)
     try:
         run(model, data)
+    except SwapError as error:
+        raise SwapError(f"warm_start cannot be run: {error}") from error
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        raise SwapError(
+            "the model failed on the data of warm_start"
+            f" ({type(error).__name__}: {text[0] if text else ''}); pass a batch that it can run"
+        ) from error
     finally:
         revert_all(trial)
     for edit in trial:
@@ -71,6 +79,11 @@ def measured_inputs(model: nn.Module, edits: list[Edit], data: Data) -> dict[int
             raise SwapError(
                 f"'{edit.name}' never ran on the data of warm_start, so its inputs cannot be"
                 " measured; pass data that reaches it, or leave it out of sites="
+            )
+        if isinstance(edit.new, Recorder) and not edit.new.inputs.isfinite().any():
+            raise SwapError(
+                f"'{edit.name}' got no finite input on the data of warm_start, so there is nothing"
+                " to fit to; pass data on which the model computes finite numbers"
             )
     return {key: recorder.inputs for key, recorder in recorders.items()}
 

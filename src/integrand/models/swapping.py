@@ -72,7 +72,9 @@ class Swap:
         return tuple(site for site in self.sites if site.replaced)
 
     def __str__(self) -> str:
-        return "\n".join([table(self.sites), *([self.note] if self.note else [])])
+        undone = ["undone: the model holds its old activations again"] if self._undone else []
+        note = [self.note] if self.note and not self._undone else []
+        return "\n".join([*undone, table(self.sites), *note])
 
 
 def swap(
@@ -110,7 +112,7 @@ def swap(
     for c in chosen:
         check_site(c.name, describe(c.old), c.old)
     plans = _plan(model, act, chosen)
-    edits = [Edit(c.name, c.parent, c.key, plans[c][0]) for c in chosen]
+    edits = [Edit(c.name, c.parent, c.key, plans[c][0], root=model) for c in chosen]
     edits += [e for c in chosen for e in _companions(c)]
     residuals = {} if warm_start is False else _warm(model, act, plans, edits, warm_start)
     apply_all(edits)
@@ -185,7 +187,7 @@ def _plan(model: nn.Module, act: Activation, chosen: list[Candidate]) -> Plans:
         key = id(c.old) if c.is_module else id(c)
         if key not in made:
             training = c.old.training if c.is_module else c.parent.training
-            made[key] = successor(act, c.old, device_around(c.parent, model), training)
+            made[key] = successor(c.name, act, c.old, device_around(c.parent, model), training)
         plans[c] = made[key]
     return plans
 
