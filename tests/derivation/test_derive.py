@@ -24,7 +24,7 @@ GRADIENTS = [
     ("abs(x)**1.5", {}, "powers of x"),
     ("x**p if x > 0 else 0", {"p": positive}, "powers of x"),
     # the formula of the integral has no value where its pieces meet, its limit there does
-    ("x**2*log(x) if x > 0 else 0", {}, "SymPy integral"),
+    ("x**2*log(x) if x > 0 else 0", {}, None),
     ("0 if x >= 0 else -k*x*log(-k*x)", {"k": positive}, None),
     ("sqrt(1+x**2)", {}, None),
     ("x*sigmoid(k*x)", {"k": positive}, "table"),
