@@ -18,7 +18,7 @@ from integrand.errors import BackendError, SpecError
 from integrand.kernels import SAVES, OutputOnly, apply, constants, register, unwatched
 from integrand.nn.pointwise import Pointwise
 from integrand.nn.source import source
-from integrand.spec import Spec, row
+from integrand.spec import Spec, check_values, row
 
 if TYPE_CHECKING:
     from integrand.derivation.properties import Properties
@@ -145,9 +145,13 @@ class Activation:
                 f"'{self.name}' has no parameter '{min(unknown)}';"
                 f" it has: {', '.join(self.spec.params) or 'none'}"
             )
+        if not isinstance(x, Tensor):
+            raise BackendError(f"x must be a tensor, got {type(x).__name__}")
         if not params and save == "input" and x.is_cpu and unwatched():
             values, numbers = self._initial[x.dtype is torch.float64]
             return apply(self.program, x, values, impl, numbers)
+        if params and not torch.compiler.is_compiling():  # a check there would be a guard
+            self._check_numbers(params)
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         values = []
         for name, p in self.spec.params.items():
@@ -163,6 +167,13 @@ class Activation:
                 )
             return self._output_only(save).apply(x, values, impl)
         return apply(self.program, x, values, impl)
+
+    def _check_numbers(self, params: Mapping[str, Tensor | float]) -> None:
+        """SpecError for a number out of its bounds; a tensor's elements are not looked at."""
+        given = {n: float(v) for n, v in params.items() if not isinstance(v, Tensor)}
+        if given:
+            tensors = params.keys() - given.keys()
+            check_values(self.spec, self.spec.values() | given, tensors)
 
     @cached_property
     def _output_only(self) -> Any:
@@ -247,4 +258,6 @@ def _derivation(sha256: str, keep: _Keep) -> Derivation:
 
 def activation(name: str) -> Activation:
     """The derived catalogue entry of a name or alias; `names()` lists them."""
+    if not isinstance(name, str):
+        raise SpecError(f"activation takes a catalogue name, got {type(name).__name__}")
     return derive(row(name).spec)

@@ -102,6 +102,71 @@ def test_a_config_that_fails_leaves_the_next_model_alone():
     llama(hidden_act="integrand/relu2")
 
 
+class Composite(transformers.PreTrainedConfig):
+    """A config of parts, as those of models that hear or see."""
+
+    model_type = "composite"
+    audio_config: transformers.LlamaConfig | None = None
+
+
+class Hearing(transformers.PreTrainedModel):
+    """Its projector is built by the whole model and named by the config of a part."""
+
+    config_class = Composite
+
+    def __init__(self, config, fails=False):
+        super().__init__(config)
+        self.act = transformers.activations.ACT2FN[config.audio_config.hidden_act]
+        self.tower = transformers.LlamaModel(config.audio_config)
+        self.late = transformers.activations.ACT2FN[config.audio_config.hidden_act]
+        if fails:
+            raise RuntimeError
+        # and it never calls post_init
+
+
+def test_a_declaration_in_a_sub_config_is_found():
+    for fields in (
+        ig.models.config_fields(MINE),
+        ig.models.config_fields(ig.Spec(name="xielu", gradient="2*x")),
+    ):
+        audio = transformers.LlamaConfig(**SMALL, **fields)
+        model = Hearing(Composite(audio_config=audio))
+        (text,) = fields["integrand"].values()
+        for act in (model.act, model.late, model.tower.layers[0].mlp.act_fn):
+            assert act.spec == ig.spec.from_toml(text)
+
+
+def test_one_name_of_two_functions_is_refused():
+    audio = transformers.LlamaConfig(**SMALL, **ig.models.config_fields(MINE))
+    other = ig.models.config_fields(ig.Spec(name="mine", gradient="2*x"))["integrand"]
+    with pytest.raises(ig.SpecError, match="'mine' must mean one function"):
+        Hearing(Composite(audio_config=audio, integrand=other))
+    same = ig.models.config_fields(MINE)["integrand"]
+    assert Hearing(Composite(audio_config=audio, integrand=same)).act.spec == MINE
+
+
+def test_a_model_that_never_ends_its_construction_leaves_no_declaration():
+    fields = ig.models.config_fields(ig.Spec(name="xielu", gradient="2*x"))
+    config = Composite(audio_config=transformers.LlamaConfig(**SMALL, **fields))
+    kept = Hearing(config)
+    catalogue = ig.activation("xielu").spec
+    assert transformers.activations.ACT2FN["integrand/xielu"].spec == catalogue
+    with pytest.raises(RuntimeError) as error:  # which keeps the model alive
+        Hearing(config, fails=True)
+    assert transformers.activations.ACT2FN["integrand/xielu"].spec == catalogue
+    assert kept.act.spec.gradient == "2*x"
+    del error
+
+
+def test_an_unknown_name_is_an_error_with_the_close_ones():
+    with pytest.raises(ig.SpecError, match=r"named 'xeilu'; did you mean .*xielu"):
+        llama(hidden_act="integrand/xeilu")
+    with pytest.raises(KeyError, match="xeilu"):
+        llama(hidden_act="xeilu")
+    with pytest.raises(ig.SpecError, match="must say 'integrand/sine'"):
+        llama(hidden_act="integrand/siren")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

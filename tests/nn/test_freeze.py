@@ -54,3 +54,8 @@ def test_activations_join_the_adapters_of_a_frozen_model() -> None:
 def test_a_name_of_something_else_is_refused() -> None:
     with pytest.raises(ig.Error, match=r"'0.up_proj.weight' must name an activation parameter"):
         ig.nn.unfreeze(model(), ["0.up_proj.weight"])
+
+
+def test_a_model_without_our_activations_is_refused() -> None:
+    with pytest.raises(ig.Error, match="no integrand activation in this model"):
+        ig.nn.freeze(nn.Linear(4, 4))

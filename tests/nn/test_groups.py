@@ -53,3 +53,18 @@ def test_a_scale_without_a_rate_is_refused() -> None:
 def test_a_model_without_activations_of_ours_has_no_such_group() -> None:
     names = [g["name"] for g in parameter_groups(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))]
     assert names == ["matrices", "vectors"]
+
+
+def test_activations_of_other_libraries_are_warned_of(caplog) -> None:
+    class Foreign(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alpha_p = torch.nn.Parameter(torch.ones(1))
+            self.alpha_n = torch.nn.Parameter(torch.ones(1))
+
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), Foreign())
+    parameter_groups(net)
+    assert "1.alpha_p and 1 more of other libraries' activations" in caplog.text
+    caplog.clear()
+    parameter_groups(torch.nn.Sequential(activation("xielu").module()))
+    assert not caplog.text

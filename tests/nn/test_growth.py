@@ -99,5 +99,12 @@ def test_a_resumed_run_keeps_its_start_and_does_not_repeat_itself(logged) -> Non
     assert len(logged()) == 1
 
 
-def test_a_model_without_activations_has_no_rows() -> None:
+def test_a_model_without_activations_has_no_rows_and_says_so(logged) -> None:
     assert ig.nn.GrowthMonitor(torch.nn.Linear(2, 2)).check() == []
+    assert "no integrand activation in this model" in logged()[0]
+
+
+def test_the_monitor_prints_what_it_watches() -> None:
+    monitor = ig.nn.GrowthMonitor(decoder(), limits={"alpha_p": 40.0})
+    shown = "GrowthMonitor(4 parameters, 0 warned of, factor=10, limits={'alpha_p': 40.0})"
+    assert repr(monitor) == shown

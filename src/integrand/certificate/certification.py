@@ -32,7 +32,7 @@ from integrand.certificate.subject import subject_of
 from integrand.certificate.summary import summarise
 from integrand.certificate.truth import Truth, truth_of
 from integrand.errors import CertificationError, SpecError
-from integrand.spec import check_values
+from integrand.spec import Spec, check_values
 
 Array = np.ndarray[Any, Any]
 logger = logging.getLogger(__name__)
@@ -86,6 +86,11 @@ def certify(
             changes shape or dtype. A rule that is broken is not raised: see `Certificate.ok`.
         BackendError: an exhaustive fp32 sweep without a C compiler.
     """
+    if isinstance(act, (str, Spec, type(None))):
+        raise CertificationError(
+            f"certify takes an Activation, got {type(act).__name__}: integrand.activation(name) or"
+            " integrand.derive(spec) makes one"
+        )
     start = time.perf_counter()
     tell = progress or logger.info
     fmt = format_of(dtype)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -68,6 +69,15 @@ def _enter(activations: Any, name: str) -> None:
 def _enter_catalogue(activations: ModuleType) -> None:
     for name in names():
         _enter(activations, name)
+    # what a dict calls for a key it lacks; transformers' own names stay a KeyError
+    type(activations.ACT2FN).__missing__ = _unknown
+
+
+def _unknown(table: Any, key: Any) -> Any:
+    if not isinstance(key, str) or not key.startswith(PREFIX):
+        raise KeyError(key)
+    name = row(key.removeprefix(PREFIX)).spec.name
+    raise SpecError(f"'{key}' is an alias: a config must say '{PREFIX}{name}'")
 
 
 def _declare_field(configuration_utils: ModuleType) -> None:
@@ -76,23 +86,34 @@ def _declare_field(configuration_utils: ModuleType) -> None:
 
 
 class _Building(threading.local):
-    """The models under construction, outermost first: whose config a name is looked up in."""
+    """The models under construction, outermost first: in whose configs a name is looked up."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[weakref.ref[Any], Any]] = []
 
     def begin(self, model: Any, config: Any) -> None:
+        self._drop_ended()
         self.stack.append((weakref.ref(model), config))
 
-    def end(self, model: Any) -> None:
-        begun = [i for i, (ref, _) in enumerate(self.stack) if ref() is model]
-        # whatever began inside it and never ended ends with it
-        del self.stack[begun[0] if begun else len(self.stack) :]
-
     def config(self) -> Any:
-        while self.stack and self.stack[-1][0]() is None:  # its construction failed
-            self.stack.pop()
+        self._drop_ended()
         return self.stack[-1][1] if self.stack else None
+
+    def _drop_ended(self) -> None:
+        while self.stack and not _constructing(self.stack[-1][0]()):
+            self.stack.pop()
+
+
+def _constructing(model: Any) -> bool:
+    """Whether a constructor of `model` is on the call stack."""
+    # no hook runs at its end: it may fail, and not every model calls post_init
+    frame = sys._getframe()
+    while model is not None and (frame := frame.f_back) is not None:
+        code = frame.f_code
+        constructor = code.co_name == "__init__" and code.co_argcount
+        if constructor and frame.f_locals.get(code.co_varnames[0]) is model:
+            return True
+    return False
 
 
 _building = _Building()
@@ -103,15 +124,41 @@ def _module(
 ) -> Pointwise:
     """A new module of `integrand/name`, as the config of the model being built declares it."""
     config = _building.config()
+    spec = _carried(config, name)
+    act = activation(name) if spec is None else derive(spec)
+    if config is not None and spec is None:
+        setattr(config, FIELD, {**_table(config), name: to_toml(act.spec)})
+    return act.module(dtype=dtype, device=device)
+
+
+def _carried(config: Any, name: str) -> Spec | None:
+    """The declaration of `name` in the config or one of its parts, such as audio_config."""
+    # a projector is built by the whole model, and named by the config of one part
+    found = [_declared(name, table[name]) for p in _parts(config) if name in (table := _table(p))]
+    if any(spec != found[0] for spec in found):
+        raise SpecError(
+            f"'{name}' must mean one function in a model's config and its sub-configs, and two"
+            f" declare it differently under '{FIELD}': give one of them another name"
+        )
+    return found[0] if found else None
+
+
+def _table(config: Any) -> dict[str, Any]:
     table = getattr(config, FIELD, None) or {}
     if not isinstance(table, dict):
         raise SpecError(
             f"'{FIELD}' in the model's config must map names to TOML, got {type(table).__name__}"
         )
-    act = derive(_declared(name, table[name])) if name in table else activation(name)
-    if config is not None and name not in table:
-        setattr(config, FIELD, {**table, name: to_toml(act.spec)})
-    return act.module(dtype=dtype, device=device)
+    return table
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """The config, and those of its parts (text_config and the like)."""
+    if config is not None:
+        yield config
+        for value in list(vars(config).values()):
+            if hasattr(value, FIELD) and hasattr(value, "to_dict"):
+                yield from _parts(value)
 
 
 def _declared(name: str, text: object) -> Spec:
@@ -128,7 +175,6 @@ def _follow_models(modeling_utils: ModuleType) -> None:
     """Know the config of each model while it is built, and the keys its checkpoint lacks."""
     model = modeling_utils.PreTrainedModel
     _wrap(model, "__init__", _begin)
-    _wrap(model, "post_init", _end)
     _wrap(model, "_initialize_missing_keys", _missing)
 
 
@@ -148,19 +194,12 @@ def _begin(original: Any) -> Any:
 
         original(self, config, *args, **kwargs)
         _building.begin(self, config)
-        table = getattr(config, FIELD, None)
-        for name in table if isinstance(table, dict) else ():
-            _enter(transformers.activations, name)
+        for part in _parts(config):
+            table = getattr(part, FIELD, None)
+            for name in table if isinstance(table, dict) else ():
+                _enter(transformers.activations, name)
 
     return begin
-
-
-def _end(original: Any) -> Any:
-    def end(self: Any) -> None:
-        original(self)
-        _building.end(self)
-
-    return end
 
 
 def _missing(original: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from integrand.errors import Error
-from integrand.nn.groups import activation_modules
+from integrand.nn.groups import NONE, activation_modules
 
 
 def freeze(model: nn.Module) -> list[str]:
@@ -15,7 +15,12 @@ def freeze(model: nn.Module) -> list[str]:
 
     `unfreeze(model, freeze(model))` leaves the model as it was. An optimiser made before keeps
     them: without a gradient it passes them over.
+
+    Raises:
+        Error: no integrand activation in `model`.
     """
+    if not activation_modules(model):
+        raise Error(NONE)
     trained = [name for name, p in _named(model).items() if p.requires_grad]
     _set(model, trained, False)
     return trained

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import nn
 
 from integrand.nn.groups import activation_modules
@@ -37,8 +38,8 @@ def shard(
             `nn.ModuleList`s, such as a decoder's layers.
         mp_policy: of the blocks and of the rest.
         options: passed to every `fully_shard` (`offload_policy`, ...); `reshard_after_forward`
-            goes to blocks and the rest. Activations stay gathered until their backward: a few
-            bytes, which a block that recomputes its activation needs there.
+            goes to blocks and the rest. Activations stay gathered until their backward, if there
+            is to be one: a few bytes, which a block that recomputes its activation needs there.
 
     Raises:
         BackendError: this build of torch has no distributed package.
@@ -51,6 +52,7 @@ def shard(
     apart = options | {"mesh": mesh, "mp_policy": kept, "reshard_after_forward": False}
     for activation in activations:
         fully_shard(activation, **apart)
+        activation.register_forward_hook(_reshard_without_grad)
     options |= {"mesh": mesh, "mp_policy": mp_policy or MixedPrecisionPolicy()}
     chosen = {id(block) for block in (_blocks(model) if blocks is None else blocks)}
     chosen = (chosen | {id(model)}) - {id(activation) for activation in activations}
@@ -59,6 +61,16 @@ def shard(
         if id(module) in chosen:
             fully_shard(module, **options)
     return model
+
+
+def _reshard_without_grad(activation: Any, xs: Any, y: Any) -> None:
+    # no backward comes to do it, and an optimiser made then would hold gathered copies
+    if not torch.is_grad_enabled():
+        activation.reshard()
+
+
+# what torch.compiler.disable does, which would import all of dynamo here
+_reshard_without_grad._torchdynamo_disable = True  # pyrefly: ignore[missing-attribute]
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:

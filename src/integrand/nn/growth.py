@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from integrand.nn.groups import activation_modules
+from integrand.nn.groups import NONE, activation_modules
 from integrand.nn.shards import distributed
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -69,8 +69,16 @@ class GrowthMonitor:
         self, model: nn.Module, *, factor: float = 10.0, limits: Mapping[str, float] | None = None
     ) -> None:
         self.model, self.factor, self.limits = model, factor, dict(limits or {})
+        if not activation_modules(model):
+            _log.warning(NONE)
         self._warned: set[str] = set()
         self._start = {row.name: row.value for row in self._rows({})}
+
+    def __repr__(self) -> str:
+        # no values: where parameters are sharded they take collectives
+        limits = f", limits={self.limits}" if self.limits else ""
+        watched = f"{len(self._start)} parameters, {len(self._warned)} warned of"
+        return f"GrowthMonitor({watched}, factor={self.factor:g}{limits})"
 
     def check(self, step: int | None = None) -> list[Growth]:
         """The trainable parameters in order of depth, after warnings about new cases."""

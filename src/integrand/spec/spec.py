@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -151,14 +151,22 @@ def _check_bounds(params: Mapping[str, Param]) -> None:
         raise SpecError(f"bounds must not form a cycle: {' -> '.join(error.args[1])}") from None
 
 
-def check_values(spec: Spec, values: Mapping[str, float], closed: bool = False) -> None:
-    """Raise `SpecError` where parameter values break their declared bounds.
+def check_values(
+    spec: Spec,
+    values: Mapping[str, float],
+    unknown: Collection[str] = (),
+    *,
+    closed: bool = False,
+) -> None:
+    """Raise `SpecError` where parameter values, other than `unknown` ones, break their bounds.
 
     With `closed` a value may be equal to its bound, up to the rounding of both to fp32.
     """
     for name, p in spec.params.items():
         for side in ("above", "below"):
             bound = getattr(p, side)
+            if name in unknown or bound in unknown:
+                continue
             limit = values[bound] if isinstance(bound, str) else bound
             value = values[name]
             if limit is not None and closed and _near(value, limit, p, values):

@@ -153,6 +153,38 @@ def inference_sees_every_step(mesh: DeviceMesh) -> None:
             torch.testing.assert_close(answer, alone(tokens()).detach(), **CLOSE)
 
 
+def an_optimiser_made_after_inference_trains_activations(mesh: DeviceMesh) -> None:
+    for gated in (False, True):
+        alone = decoder(gated)
+        model = ig.nn.shard(copy.deepcopy(alone), mesh)
+        with torch.no_grad():
+            model(tokens(mesh))
+        layers = activation_modules(model)
+        assert all(isinstance(p, DTensor) for m in layers.values() for p in m.parameters())
+        (group,) = (g for g in ig.nn.parameter_groups(model) if g["name"] == "activations")
+        optimiser = torch.optim.SGD(group["params"], lr=1.0)
+        loss(model, tokens(mesh)).backward()
+        optimiser.step()
+        expected = decoder(gated)
+        loss(expected, tokens()).backward()
+        for name, layer in activation_modules(expected).items():
+            for key, p in layer.named_parameters():
+                moved = getattr(layers[name], key).full_tensor().detach()
+                torch.testing.assert_close(moved, p.detach() - p.grad, **CLOSE)
+
+
+def a_compiled_model_may_be_asked_and_then_trained(mesh: DeviceMesh) -> None:
+    model = ig.nn.shard(decoder(), mesh)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        found = compiled(tokens())
+        torch.testing.assert_close(found, model(tokens()), **CLOSE)
+    layer = model.model.layers[0].mlp.act_fn
+    assert isinstance(layer.alpha_p, DTensor)
+    loss(compiled, tokens(mesh)).backward()
+    assert isinstance(layer.alpha_p.grad, DTensor)
+
+
 def named_blocks_are_groups(mesh: DeviceMesh) -> None:
     model = decoder()
     chosen = [model.model, *(layer.mlp for layer in model.model.layers)]
@@ -203,6 +235,8 @@ NAMES = [
         one_element_lies_on_one_rank,
         checkpoints_are_those_of_the_unsharded_model,
         inference_sees_every_step,
+        an_optimiser_made_after_inference_trains_activations,
+        a_compiled_model_may_be_asked_and_then_trained,
         named_blocks_are_groups,
         a_model_on_meta_is_sharded_then_filled,
         growth_is_seen_on_every_rank,
