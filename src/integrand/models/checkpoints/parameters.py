@@ -155,7 +155,7 @@ def _check_reachable(parametrisation: str, name: str, part: Tensor, layer: int) 
 
 def _check_finite(raw: Raw, layer: int) -> None:
     for name, tensor in raw.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not bool(torch.isfinite(tensor.double()).all()):
             raise DataError(
                 f"raw parameters must be finite, got {tensor.tolist()} for {name} of layer {layer}"
                 f" in {str(tensor.dtype).removeprefix('torch.')}"

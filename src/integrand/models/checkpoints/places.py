@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from integrand.errors import DataError
-from integrand.models.checkpoints.ranges import Files
+from integrand.models.checkpoints.ranges import Files, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
@@ -20,14 +20,24 @@ class Folder:
 
     def size(self, name: str) -> int | None:
         file = self.path / name
-        return file.stat().st_size if file.is_file() else None
+        try:
+            return file.stat().st_size if file.is_file() else None
+        except (OSError, ValueError) as error:
+            raise self._refusal(name, error) from None
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        with (self.path / name).open("rb") as file:
-            file.seek(start)
-            data = file.read(end - start)
+        try:
+            with (self.path / name).open("rb") as file:
+                file.seek(start)
+                data = file.read(end - start)
+        except (OSError, ValueError) as error:
+            raise self._refusal(name, error) from None
         self.bytes_read += len(data)
         return data
+
+    def _refusal(self, name: str, error: OSError | ValueError) -> DataError:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return DataError(f"{shown(name)} in {self.where} cannot be read: {why}")
 
 
 class Hub:
