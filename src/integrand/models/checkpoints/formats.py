@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from integrand.errors import DataError
-from integrand.models.checkpoints.parameters import ALPHAS, BETA, EPS, XieluParameters
+from integrand.models.checkpoints.parameters import ALPHAS, BETA, EPS, XieluParameters, check_kinds
 from integrand.models.checkpoints.ranges import shown
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -279,6 +279,7 @@ def check(parameters: XieluParameters) -> None:
     Any finite number is a possible raw parameter, so that values which were stored in place of
     raw parameters show only where they are the initial ones in every layer.
     """
+    check_kinds(parameters.raw)
     for layer, raw in enumerate(parameters.raw):
         for name, tensor in raw.items():
             if not bool(torch.isfinite(tensor.double()).all()):
