@@ -153,13 +153,16 @@ def test_a_hub_that_refuses_is_one_sentence(refusal, said, tmp_path, remote):
     save_file(apertus(), tmp_path / "model.safetensors")
     with stand_in.hub(tmp_path, refusal) as served:
         remote(served.endpoint)
-        with pytest.raises(DataError, match=said):
-            inspect_checkpoint("org/tiny" if refusal else "org/other")
+        where = "org/tiny" if refusal else "org/other"
+        with pytest.raises(DataError, match=rf"^there is no path '{where}', and .*hub.*{said}"):
+            inspect_checkpoint(where)
 
 
 def test_a_hub_that_does_not_answer_is_one_sentence(remote):
     remote("http://127.0.0.1:9")
-    with pytest.raises(DataError, match="did not answer for org/tiny"):
+    with pytest.raises(
+        DataError, match=r"^there is no path 'org/tiny', and the hub did not answer for"
+    ):
         inspect_checkpoint("org/tiny")
 
 
@@ -381,6 +384,33 @@ def test_modules_of_thousands_of_digits_are_ordered(tmp_path):
 def test_neither_path_nor_hub_id_is_status_2(where, capsys):
     assert main(["inspect", where]) == 2
     assert "there is no such path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["", " ", "a" * 5000, "a\0b", "~nobody-here/a"])
+def test_what_can_be_no_path_is_status_2_and_one_sentence(where, capsys, tmp_path, monkeypatch):
+    # a checkpoint in the present folder is not what an empty name means
+    save_file(apertus(), tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", where]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 500
+
+
+@pytest.mark.parametrize("read", [inspect_checkpoint, read_parameters])
+def test_nothing_is_no_checkpoint(read):
+    with pytest.raises(DataError, match=r"must be a file, a folder or a hub id .* got NoneType"):
+        read(None)
+
+
+def test_read_parameters_of_a_declared_activation_points_to_inspect(tmp_path):
+    declared(tmp_path, mine())
+    with pytest.raises(DataError, match=r"'integrand/mine'.*`integrand inspect .*from_pretrained"):
+        read_parameters(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(DataError, match="no xIELU parameters") as refused:
+        read_parameters(tmp_path)
+    keys = re.findall(r"[\w.]*alpha_p", str(refused.value))
+    assert len(keys) == len({*keys}) == 4
 
 
 def test_command_prints_a_table_and_writes_page_and_data(tmp_path, capsys):

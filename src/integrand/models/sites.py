@@ -14,6 +14,7 @@ from integrand.activation import Activation, derive
 from integrand.errors import DataError
 from integrand.models import extremes
 from integrand.models.checkpoints import formats
+from integrand.models.checkpoints.configs import activations, fields
 from integrand.models.checkpoints.parameters import ALPHAS, XieluParameters
 from integrand.models.checkpoints.ranges import Files, TensorMap, read_json, shown
 from integrand.models.registered import FIELD, PREFIX
@@ -44,7 +45,7 @@ def published(
     try:
         form = formats.detect(shapes)
     except DataError as error:
-        named = _activations(config)
+        named = activations(config)
         known = f", and its config names {', '.join(map(repr, named))}" if named else ""
         raise DataError(
             f"this checkpoint of {len(tensors)} tensors has no activation parameters that are "
@@ -93,8 +94,8 @@ def _spec(text: str, where: str) -> Spec:
 def _named(config: Mapping[str, Any]) -> Spec | None:
     """The spec that the config's `hidden_act` names, from the declaration it carries."""
     # an empty table declares nothing
-    tables = [t for t in _fields(config, FIELD) if isinstance(t, dict) and t]
-    named = [a for a in _activations(config) if a.startswith(PREFIX)]
+    tables = [t for t in fields(config, FIELD) if isinstance(t, dict) and t]
+    named = [a for a in activations(config) if a.startswith(PREFIX)]
     if not named and not tables:
         return None
     name = named[0].removeprefix(PREFIX) if named else next(iter(tables[0]))
@@ -102,27 +103,6 @@ def _named(config: Mapping[str, Any]) -> Spec | None:
         if isinstance(text := table.get(name), str):
             return _spec(text, f"{shown(name)} in the model's config")
     return row(name).spec
-
-
-def _activations(config: Mapping[str, Any]) -> list[str]:
-    """What the config calls its activations: hidden_act, activation_function and the like."""
-    keys = {key for part in _nested(config) for key in part if "act" in key}
-    return list(dict.fromkeys(v for v in _fields(config, *keys) if isinstance(v, str)))
-
-
-def _nested(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The config, and those of its parts (text_config and the like)."""
-    # a list, not recursion: a stranger's config may be nested as deeply as JSON can be
-    waiting = [config]
-    while waiting:
-        yield (part := waiting.pop())
-        inner = [v for k, v in part.items() if k.endswith("_config") and isinstance(v, dict)]
-        waiting += reversed(inner)
-
-
-def _fields(config: Mapping[str, Any], *names: str) -> Iterator[Any]:
-    for part in _nested(config):
-        yield from (part[name] for name in names if name in part)
 
 
 def sites(tensors: TensorMap, spec: Spec) -> Iterator[Layer]:

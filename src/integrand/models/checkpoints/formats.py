@@ -103,10 +103,10 @@ def detect(shapes: Shapes) -> Format:
         if form.stacked and ranks != {len(form.shape)}:
             continue
         return form
-    keys = ", ".join(
-        f"{f.holder}{f.key}".format(layer="N", field="alpha_p") for f in FORMATS.values()
-    )
-    raise DataError(f"no xIELU parameters are stored under any known key ({keys})")
+    keys = [f"{f.holder}{f.key}".format(layer="N", field="alpha_p") for f in FORMATS.values()]
+    # two formats may differ in shapes alone
+    known = ", ".join(dict.fromkeys(keys))
+    raise DataError(f"no xIELU parameters are stored under any known key ({known})")
 
 
 def keys_of(form: Format, shapes: Shapes) -> dict[str, dict[int, str]]:
