@@ -12,13 +12,15 @@ function without arguments that makes an nn.Module whose raw parameters are call
 alpha_n. Derivatives are those of autograd. With `--framework numpy` it is a function of numpy
 arrays that returns y, or (y, df, d_alpha_p, d_alpha_n) element by element, None for what it lacks.
 
-Exit status 0: all right; 1: something is wrong, the worst input of each output is printed.
+Exit status 0: all right; 1: something is wrong, the worst input of each output is printed; 2: what
+is named cannot be checked so.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import math
 import sys
@@ -62,12 +64,19 @@ class Wrong:
         )
 
 
+class Misuse(TypeError):
+    """What was given cannot be checked so: one sentence that names the flag."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """How many outputs were compared, and those that are wrong, the worst first."""
+    """How many outputs were compared, those that are wrong, the worst first, and the names of
+    those that were, and were not, there to compare."""
 
     compared: int
     wrong: tuple[Wrong, ...]
+    checked: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -75,7 +84,14 @@ class Result:
 
     def __str__(self) -> str:
         if self.ok:
-            return f"right: {self.compared} values compared"
+            if not self.unchecked:
+                return f"right: {self.compared} values compared"
+            return (
+                f"{', '.join(self.checked)} right: {self.compared} values compared; "
+                f"{', '.join(self.unchecked)} not returned, and not checked"
+            )
+        if not self.compared:
+            return "WRONG: no values were returned to compare"
         # what happens at infinity must not hide what happens elsewhere
         worst = {(w.setting, w.output, math.isfinite(w.x)): w for w in reversed(self.wrong)}
         lines = "\n".join(str(w) for w in sorted(worst.values(), key=lambda w: -w.errors))
@@ -101,14 +117,20 @@ def check(
         dtype: of x: "float64", "float32", "bfloat16", "float16".
         parameters: what the function takes: "values", "raw", or "module".
         framework: "torch" or "numpy".
+
+    Raises:
+        Misuse: a module where a function is due, or the other way round.
     """
+    _check_kind(implementation, parameters, framework)
     compared, wrong = 0, []
+    outputs: dict[str, None] = {}
     for setting in golden()["settings"]:
         points = setting["points"]["float64" if dtype == "float32" else dtype]
         rows = [i for i, x in enumerate(points["x"]) if _fits(float.fromhex(x), dtype)]
         exact = {k: [_number(points[k][i]) for i in rows] for k in ("x", *OUTPUTS)}
         run = _torch if framework == "torch" else _numpy
         for output, got, slack in run(implementation, exact["x"], setting, dtype, parameters):
+            outputs[output] = None
             for x, have, want in zip(exact["x"], got, exact[output], strict=True):
                 if want is None or have is None:
                     continue
@@ -116,7 +138,52 @@ def check(
                 errors = _errors(output, x, have, want, setting, dtype, slack)
                 if errors > 1:
                     wrong.append(Wrong(setting["name"], output, x, have, want, errors))
-    return Result(compared, tuple(sorted(wrong, key=lambda w: -w.errors)))
+    unchecked = tuple(name for name in _names(parameters) if name not in outputs)
+    worst = tuple(sorted(wrong, key=lambda w: -w.errors))
+    return Result(compared, worst, tuple(outputs), unchecked)
+
+
+def _names(parameters: str) -> tuple[str, ...]:
+    raw = "" if parameters == "values" else "raw_"
+    return ("f", "df", f"d_{raw}alpha_p", f"d_{raw}alpha_n")
+
+
+def _check_kind(implementation: Any, parameters: str, framework: str) -> None:
+    """Refuses what the flags do not fit, which would otherwise end deep inside a call."""
+    name = getattr(implementation, "__name__", type(implementation).__name__)
+    # told by its methods, since numpy's users need no torch
+    is_module = hasattr(implementation, "state_dict") and hasattr(implementation, "forward")
+    if parameters == "module":
+        if framework != "torch":
+            raise Misuse("--parameters module needs --framework torch; modules are torch's")
+        if is_module and not isinstance(implementation, type):
+            raise Misuse(
+                f"--parameters module needs a class or a function that makes the module, got a "
+                f"module, {name}; pass a function without arguments that returns it"
+            )
+        arguments, wanted = (), "no arguments"
+    else:
+        if is_module or isinstance(implementation, type):
+            raise Misuse(
+                f"--parameters {parameters} needs a function of x, alpha_p, alpha_n and beta, got "
+                f"{name}, a {'class' if isinstance(implementation, type) else 'module'}; pass "
+                "--parameters module and what makes the module"
+            )
+        arguments, wanted = (None,) * 4, "x, alpha_p, alpha_n and beta"
+    if not callable(implementation):
+        raise Misuse(f"a function of {wanted} is needed, got {name}; name one as MODULE:FUNCTION")
+    try:
+        signature = inspect.signature(implementation)
+    except (TypeError, ValueError):
+        return  # built-in functions may have none
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        other = "values or raw" if parameters == "module" else "module"
+        raise Misuse(
+            f"--parameters {parameters} calls {name} with {wanted}, and its arguments are "
+            f"{signature}; pass --parameters {other}, or another function"
+        ) from None
 
 
 def _fits(x: float, dtype: str) -> bool:
@@ -187,7 +254,13 @@ def _torch(
     wide = torch.float64 if dtype == "float64" else torch.float32
     if parameters == "module":
         module = implementation()
-        params = [module.alpha_p, module.alpha_n]
+        params: list[Any] = [getattr(module, key, None) for key in ("alpha_p", "alpha_n")]
+        if not all(isinstance(held, torch.Tensor) for held in params):
+            raise Misuse(
+                "--parameters module needs a module whose raw parameters are called alpha_p and "
+                f"alpha_n, got {type(module).__name__}; name them so, or pass --parameters raw and "
+                "a function"
+            )
         with torch.no_grad():
             for held, number in zip(params, _given(setting, "raw"), strict=True):
                 held.fill_(number)
@@ -238,10 +311,8 @@ def _numpy(
     given = [wide(v) for v in _given(setting, parameters)]
     results = implementation(x, *given, wide(setting["beta"]))
     results = results if isinstance(results, tuple) else (results,)
-    raw = "" if parameters == "values" else "raw_"
     slack = WIDE_ULPS * 2.0**-52 if dtype == "float64" else GRADIENT
-    names = ("f", "df", f"d_{raw}alpha_p", f"d_{raw}alpha_n")
-    for name, result in zip(names, results, strict=False):
+    for name, result in zip(_names(parameters), results, strict=False):
         if result is not None:
             yield name, np.asarray(result, dtype=np.float64).tolist(), slack
 
@@ -255,11 +326,15 @@ def main() -> int:
     args = parser.parse_args()
     place, _, name = args.implementation.partition(":")
     sys.path.insert(0, str(Path.cwd()))
-    function = getattr(importlib.import_module(place), name)
-    results = {
-        kind: check(function, kind, parameters=args.parameters, framework=args.framework)
-        for kind in args.dtype or ["float32"]
-    }
+    try:
+        function: Any = getattr(importlib.import_module(place), name) if place and name else None
+        results = {
+            kind: check(function, kind, parameters=args.parameters, framework=args.framework)
+            for kind in args.dtype or ["float32"]
+        }
+    except Misuse as error:
+        print(f"check.py: {error}", file=sys.stderr)
+        return 2
     for kind, result in results.items():
         print(f"{kind}: {result}")
     return 0 if all(result.ok for result in results.values()) else 1

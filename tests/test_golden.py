@@ -178,6 +178,70 @@ def test_transformers_own_module_has_the_wrong_slope_at_zero():
     assert at_zero["extreme"] == pytest.approx(-40.75, abs=1e-4)
 
 
+def _script(folder, source, *args):
+    (folder / "mine.py").write_text(source)
+    return subprocess.run(
+        [sys.executable, str(GOLDEN / "check.py"), *args],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+MODULE = """
+import torch
+class Mine(torch.nn.Module):
+    def forward(self, x):
+        return x
+made = Mine()
+def make():
+    return Mine()
+def function(x, alpha_p, alpha_n, beta):
+    return x
+number = 3
+"""
+MISUSED = {
+    ("mine:Mine",): "--parameters module",
+    ("mine:made",): "--parameters module",
+    ("mine:make",): "--parameters module",
+    ("mine:make", "--parameters", "raw"): "--parameters module",
+    ("mine:make", "--framework", "numpy"): "--parameters module",
+    ("mine:Mine", "--framework", "numpy", "--parameters", "module"): "--framework torch",
+    ("mine:made", "--parameters", "module"): "a function without arguments",
+    ("mine:make", "--parameters", "module"): "called alpha_p and alpha_n",
+    ("mine:function", "--parameters", "module"): "--parameters values or raw",
+    ("mine:number",): "MODULE:FUNCTION",
+    ("mine",): "MODULE:FUNCTION",
+}
+
+
+@pytest.mark.parametrize("args", MISUSED, ids=" ".join)
+def test_what_does_not_fit_the_flags_is_one_sentence(args, tmp_path):
+    done = _script(tmp_path, MODULE, *args)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    assert MISUSED[args] in done.stderr
+
+
+def test_the_readmes_module_is_checked(tmp_path):
+    pytest.importorskip("transformers")
+    text = (GOLDEN / "README.md").read_text(encoding="utf-8")
+    source = text.partition("```python\n")[2].partition("```")[0]
+    command = next(line for line in text.splitlines() if "check.py mine:make" in line)
+    done = _script(tmp_path, source, *command.split()[2:])
+    assert done.returncode == 1, done.stderr
+    assert "initial: df at x = -inf is nan" in done.stdout
+
+
+def test_right_says_what_was_not_checked():
+    value = check.check(lambda *args: stable(*args)[0], framework="numpy")
+    assert value.ok and str(value).startswith("f right: ")
+    assert str(value).endswith("df, d_alpha_p, d_alpha_n not returned, and not checked")
+    some = check.check(lambda *args: (*stable(*args)[:2], None), framework="numpy")
+    assert some.checked == ("f", "df") and some.unchecked == ("d_alpha_p", "d_alpha_n")
+    assert str(check.check(stable, framework="numpy")).startswith("right: ")
+    none = check.check(lambda *args: (None,), framework="numpy")
+    assert not none.ok and "no values were returned" in str(none)
+
+
 def test_the_checker_is_a_script_with_an_exit_status(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import torch\n"

@@ -312,8 +312,59 @@ def test_a_format_refuses_what_it_has_no_place_for(tmp_path):
         to_tensors(trained_beta, "hf")
 
 
+KINDS = {
+    "integers": (torch.tensor([1]), "float tensor, got int64"),
+    "bools": (torch.tensor([True]), "float tensor, got bool"),
+    "complex numbers": (torch.tensor([1j]), "float tensor, got complex64"),
+    "meta": (torch.empty(1, device="meta"), "meta device"),
+    "other lengths": (torch.ones(3), "one length"),
+    "nothing": (torch.ones(0), "one length"),
+}
+
+
+@pytest.mark.parametrize("field", ["alpha_n", "beta"])
+@pytest.mark.parametrize("case", KINDS)
+def test_what_are_no_real_numbers_is_neither_read_nor_written(case, field, tmp_path):
+    wrong, said = KINDS[case]
+    state = megatron_abs(2)
+    good = read_parameters(state)
+    state[f"decoder.layers.1.mlp.experts.activation_func.{field}"] = wrong
+    with pytest.raises(DataError, match=said if wrong.numel() else "must have shape"):
+        read_parameters(state)
+    made = XieluParameters((good.raw[0], {**good.raw[1], field: wrong}), "abs")
+    with pytest.raises(DataError, match=said):
+        to_tensors(made, "megatron-abs-experts")
+    with pytest.raises(DataError, match=said):
+        write_parameters(made, tmp_path / "a.gguf")
+
+
+def test_layers_without_a_parameter_are_not_written():
+    good = read_parameters(megatron_abs())
+    with pytest.raises(DataError, match="at least one layer"):
+        to_tensors(XieluParameters((), "softplus"), "megatron-stacked")
+    raw = {name: t for name, t in good.raw[0].items() if name != "eps"}
+    with pytest.raises(DataError, match="needs raw parameters eps"):
+        to_tensors(XieluParameters((raw,), "abs"), "megatron-abs")
+
+
+def test_another_eps_is_written_only_where_it_is_stored():
+    for dtype, eps in ((torch.float32, -1e-5), (torch.bfloat16, -1.1e-6), (torch.float32, 0.0)):
+        held = XieluParameters.from_values([0.9], [0.8], eps=eps, dtype=dtype)
+        with pytest.raises(DataError, match="no place for eps: its code takes -1e-06"):
+            to_tensors(held, "megatron")
+        made = to_tensors(held, "transformers")
+        assert made["model.layers.0.mlp.act_fn.eps"].item() == torch.tensor(eps).to(dtype).item()
+    # a half type rounds the constant, which is no other one
+    rounded = XieluParameters.from_values([0.9], [0.8], dtype=torch.bfloat16)
+    assert set(to_tensors(rounded, "megatron")) == {
+        f"decoder.layers.0.mlp.activation_func.{name}" for name in ("alpha_p", "alpha_n")
+    }
+
+
 def test_softplus_cannot_reach_zero_and_says_so():
     state = megatron_abs()
+    # what Megatron's states hold beside tensors
+    state["decoder.layers.0._extra_state"] = None
     state["decoder.layers.0.mlp.activation_func.alpha_p"] = torch.zeros(1)
     with pytest.raises(DataError, match="softplus reaches only alpha_p > 0"):
         to_tensors(read_parameters(state), "transformers")

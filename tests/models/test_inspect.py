@@ -153,13 +153,16 @@ def test_a_hub_that_refuses_is_one_sentence(refusal, said, tmp_path, remote):
     save_file(apertus(), tmp_path / "model.safetensors")
     with stand_in.hub(tmp_path, refusal) as served:
         remote(served.endpoint)
-        with pytest.raises(DataError, match=said):
-            inspect_checkpoint("org/tiny" if refusal else "org/other")
+        where = "org/tiny" if refusal else "org/other"
+        with pytest.raises(DataError, match=rf"^there is no path '{where}', and .*hub.*{said}"):
+            inspect_checkpoint(where)
 
 
 def test_a_hub_that_does_not_answer_is_one_sentence(remote):
     remote("http://127.0.0.1:9")
-    with pytest.raises(DataError, match="did not answer for org/tiny"):
+    with pytest.raises(
+        DataError, match=r"^there is no path 'org/tiny', and the hub did not answer for"
+    ):
         inspect_checkpoint("org/tiny")
 
 
@@ -226,10 +229,188 @@ def test_bad_checkpoints_are_status_2_and_one_sentence(case, tmp_path, capsys):
     assert not (tmp_path / "out.json").exists()
 
 
+def _f32(*numbers):
+    return struct.pack(f"<{len(numbers)}f", *numbers)
+
+
+def _raw(folder, header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def _table(*names, **first):
+    """A header of one fp32 number per name; `first` replaces fields of the first."""
+    table = {
+        n: {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]}
+        for i, n in enumerate(names)
+    }
+    table[names[0]].update(first)
+    return table
+
+
+AT = "model.layers.0.mlp.act_fn"
+ALPHAS = (f"{AT}.alpha_p", f"{AT}.alpha_n")
+
+
+def _hostile(folder, *more, numbers=(1.0, -1.0), **first):
+    table = _table(*ALPHAS, *more, **first)
+    _raw(folder, table, _f32(*numbers, *[0.0] * (len(table) - len(numbers))))
+
+
+def _config(folder, text):
+    _hostile(folder)
+    (folder / "config.json").write_text(text)
+
+
+def _negative_beta(folder):
+    _raw(folder, _table(*ALPHAS, f"{AT}.beta"), _f32(1.0, -1.0, -5.0))
+
+
+def _hole(folder, shape, size):
+    """An abs checkpoint whose first tensor is a hole of this many bytes."""
+    table = {
+        f"decoder.layers.0.mlp.activation_func.{n}": {
+            "dtype": "F32", "shape": shape, "data_offsets": [i * size, (i + 1) * size],
+        }
+        for i, n in enumerate(("alpha_p", "alpha_n", "beta"))
+    }  # fmt: skip
+    _raw(folder, table)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(3 * size, 2)
+        file.truncate()
+
+
+def _shapes_that_differ(folder):
+    state = mine(1, shape=(1, 8))
+    state["model.layers.0.mlp.act_fn.k"] = torch.ones(8, 1)
+    declared(folder, {n: t for n, t in state.items() if ".10." not in n})
+
+
+HOSTILE = {
+    "a billion layers": (
+        lambda f: _hostile(f, "model.layers.9999999999.mlp.up_proj.weight"), "six digits",
+    ),
+    "a million layers": (
+        lambda f: _hostile(f, "model.layers.999999.mlp.up_proj.weight"), "1999994 more",
+    ),
+    "5000 digits": (
+        lambda f: _hostile(f, f"model.layers.{'1' * 900}.mlp.act_fn.alpha_p"), "six digits",
+    ),
+    "a name of 5000 digits": (
+        lambda f: _hostile(f, f"model.layers.{'1' * 5000}.mlp.act_fn.alpha_p"), "1000 printable",
+    ),
+    "layer 00": (lambda f: _hostile(f, *(n.replace(".0.", ".00.") for n in ALPHAS)), "'00'"),
+    "a name of two lines": (lambda f: _hostile(f, "a\nb"), "printable"),
+    "half a character": (lambda f: _hostile(f, "a\ud800"), "printable"),
+    "shape of true": (lambda f: _hostile(f, shape=[True]), "shape of integers"),
+    "shape of 1.0": (lambda f: _hostile(f, shape=[1.0]), "shape of integers"),
+    "shape of -1": (lambda f: _hostile(f, shape=[-1]), "shape of integers"),
+    "shape is text": (lambda f: _hostile(f, shape="1"), "shape of integers"),
+    "shape beyond 64 bits": (lambda f: _hostile(f, shape=[10**4000]), "shape of integers"),
+    "dtype is a list": (lambda f: _hostile(f, dtype=["F32"]), "needs a dtype"),
+    "dtype is unknown": (lambda f: _hostile(f, dtype="F" * 5000), "float tensor"),
+    "dtype of integers": (lambda f: _hostile(f, dtype="I32"), "float tensor"),
+    "offsets at infinity": (lambda f: _hostile(f, data_offsets=[0, math.inf]), "data_offsets"),
+    "offsets in reverse": (lambda f: _hostile(f, data_offsets=[4, 0]), "data_offsets"),
+    "one offset": (lambda f: _hostile(f, data_offsets=[0]), "data_offsets"),
+    "offsets before the data": (lambda f: _hostile(f, data_offsets=[-8, -4]), "data_offsets"),
+    "overlapping tensors": (lambda f: _hostile(f, data_offsets=[2, 6]), "overlap"),
+    "a tensor is no table": (lambda f: _raw(f, {"a": 3}), "needs a dtype"),
+    "deep header": (lambda f: _raw(f, b'{"a":' + b"[" * 200000), "no table"),
+    "no numbers": (
+        lambda f: declared(f, {f"layers.0.act.{n}": torch.ones(0) for n in "akb"}),
+        "must hold numbers",
+    ),
+    "negative beta": (_negative_beta, "beta of layer 0 must not be negative"),
+    "tensors of gigabytes": (lambda f: _hole(f, [1 << 34], 1 << 36), "must take at most"),
+    "parameters of other shapes": (_shapes_that_differ, "one shape"),
+    "deep config": (lambda f: _config(f, '{"a":' + "[" * 200000), "is not JSON"),
+    "long name of a shard": (lambda f: _index(f, "a" * 5000), "no shard's file"),
+    "shard of two lines": (lambda f: _index(f, "a\nb"), "no shard's file"),
+    "deep declaration": (
+        lambda f: _config(
+            f, json.dumps({"integrand": {"mine": "a = " + "[" * 200000}})
+        ), "nested too deeply",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_checkpoints_are_status_2_and_one_sentence(case, tmp_path, capsys):
+    make, quoted = HOSTILE[case]
+    make(tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and quoted in said.err
+    assert len(said.err) < 1000
+
+
+def test_a_config_of_parts_within_parts_is_read(tmp_path):
+    depth = 900
+    _config(tmp_path, '{"a_config":' * depth + "{}" + "}" * depth)
+    assert len(inspect_checkpoint(tmp_path).layers) == 1
+
+
+def test_an_empty_table_of_declarations_declares_nothing(tmp_path):
+    _config(tmp_path, '{"integrand": {}}')
+    assert inspect_checkpoint(tmp_path).format == "transformers"
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_fp8_parameters_are_inspected(dtype, tmp_path, capsys):
+    state = {k: v for k, v in apertus(dtype=torch.float32).items() if "act_fn.alpha" in k}
+    state = {k: v.to(dtype) for k, v in state.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    assert main(["inspect", str(tmp_path)]) == 0
+    first = inspect_checkpoint(tmp_path).layers[0]
+    assert first.values["alpha_p"].item() == state[f"{AT}.alpha_p"].double().item()
+    assert step(first.raw["alpha_p"]) == (16.0 if dtype is torch.float8_e4m3fn else 32.0)
+    state[f"{AT}.alpha_p"] = torch.tensor([math.nan]).to(dtype)
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match="must be finite"):
+        inspect_checkpoint(tmp_path)
+
+
+def test_modules_of_thousands_of_digits_are_ordered(tmp_path):
+    layer = ig.derive(SPEC).module()
+    numbers = ["2", "1" * 900, "0", "10"]
+    state = {f"b.{n}.act.{k}": t.clone() for n in numbers for k, t in layer.state_dict().items()}
+    declared(tmp_path, state)
+    found = [la.module.split(".")[1] for la in inspect_checkpoint(tmp_path).layers]
+    assert found == ["0", "2", "10", "1" * 900]
+
+
 @pytest.mark.parametrize("where", ["nowhere", "./a/b", "a/b.safetensors", "a/b/c"])
 def test_neither_path_nor_hub_id_is_status_2(where, capsys):
     assert main(["inspect", where]) == 2
     assert "there is no such path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["", " ", "a" * 5000, "a\0b", "~nobody-here/a"])
+def test_what_can_be_no_path_is_status_2_and_one_sentence(where, capsys, tmp_path, monkeypatch):
+    # a checkpoint in the present folder is not what an empty name means
+    save_file(apertus(), tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", where]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 500
+
+
+@pytest.mark.parametrize("read", [inspect_checkpoint, read_parameters])
+def test_nothing_is_no_checkpoint(read):
+    with pytest.raises(DataError, match=r"must be a file, a folder or a hub id .* got NoneType"):
+        read(None)
+
+
+def test_read_parameters_of_a_declared_activation_points_to_inspect(tmp_path):
+    declared(tmp_path, mine())
+    with pytest.raises(DataError, match=r"'integrand/mine'.*`integrand inspect .*from_pretrained"):
+        read_parameters(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(DataError, match="no xIELU parameters") as refused:
+        read_parameters(tmp_path)
+    keys = re.findall(r"[\w.]*alpha_p", str(refused.value))
+    assert len(keys) == len({*keys}) == 4
 
 
 def test_command_prints_a_table_and_writes_page_and_data(tmp_path, capsys):

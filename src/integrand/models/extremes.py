@@ -64,6 +64,11 @@ def fp16_reach(act: Activation, values: Mapping[str, float]) -> float:
 
 def step(raw: Tensor) -> float:
     """The distance from a stored number to the next larger one of its type, in size."""
+    if raw.element_size() == 1:
+        # fp8 has no nextafter: without the sign, its bits are in the order of its sizes
+        bits = (raw.detach().flatten().view(torch.uint8) & 0x7F).max()
+        ends = torch.stack([bits, bits + 1]).view(raw.dtype).double().tolist()
+        return ends[1] - ends[0] if math.isfinite(ends[1]) else math.inf
     magnitude = raw.detach().abs().max()
     end = torch.full_like(magnitude, math.inf)
     return (torch.nextafter(magnitude, end).double() - magnitude.double()).item()

@@ -132,7 +132,10 @@ def _notes(form: str, layers: tuple[Layer, ...]) -> Iterator[str]:
     # under |a| a stored number is a value, but for its sign
     softplus = form != "integrand" and "beta" not in layers[0].raw
     if softplus and all(
-        bool((la.raw["alpha_p"] > 0).all() and (la.raw["alpha_n"] > la.values["beta"]).all())
+        bool(
+            (la.raw["alpha_p"].double() > 0).all()
+            and (la.raw["alpha_n"].double() > la.values["beta"]).all()
+        )
         for la in layers
     ):
         yield (

@@ -14,8 +14,9 @@ from integrand.activation import Activation, derive
 from integrand.errors import DataError
 from integrand.models import extremes
 from integrand.models.checkpoints import formats
+from integrand.models.checkpoints.configs import activations, fields
 from integrand.models.checkpoints.parameters import ALPHAS, XieluParameters
-from integrand.models.checkpoints.ranges import Files, TensorMap, read_json
+from integrand.models.checkpoints.ranges import Files, TensorMap, read_json, shown
 from integrand.models.registered import FIELD, PREFIX
 from integrand.nn.constraints import constrained
 from integrand.spec import Spec, from_toml, row
@@ -44,7 +45,7 @@ def published(
     try:
         form = formats.detect(shapes)
     except DataError as error:
-        named = _activations(config)
+        named = activations(config)
         known = f", and its config names {', '.join(map(repr, named))}" if named else ""
         raise DataError(
             f"this checkpoint of {len(tensors)} tensors has no activation parameters that are "
@@ -80,39 +81,28 @@ def declared(files: Files, config: Mapping[str, Any]) -> Spec | None:
     if (spec := _named(config)) is not None:
         return spec
     text = (read_json(files, RUN) or {}).get("activation")
-    return from_toml(text, f"the activation in {RUN}") if isinstance(text, str) else None
+    return _spec(text, f"the activation in {RUN}") if isinstance(text, str) else None
+
+
+def _spec(text: str, where: str) -> Spec:
+    try:
+        return from_toml(text, where)
+    except RecursionError:
+        raise DataError(f"{where} is nested too deeply to be a declaration") from None
 
 
 def _named(config: Mapping[str, Any]) -> Spec | None:
     """The spec that the config's `hidden_act` names, from the declaration it carries."""
-    tables = [t for t in _fields(config, FIELD) if isinstance(t, dict)]
-    named = [a for a in _activations(config) if a.startswith(PREFIX)]
+    # an empty table declares nothing
+    tables = [t for t in fields(config, FIELD) if isinstance(t, dict) and t]
+    named = [a for a in activations(config) if a.startswith(PREFIX)]
     if not named and not tables:
         return None
-    name = named[0].removeprefix(PREFIX) if named else next(iter(tables[0]), "")
+    name = named[0].removeprefix(PREFIX) if named else next(iter(tables[0]))
     for table in tables:
         if isinstance(text := table.get(name), str):
-            return from_toml(text, f"'{name}' in the model's config")
+            return _spec(text, f"{shown(name)} in the model's config")
     return row(name).spec
-
-
-def _activations(config: Mapping[str, Any]) -> list[str]:
-    """What the config calls its activations: hidden_act, activation_function and the like."""
-    keys = {key for part in _nested(config) for key in part if "act" in key}
-    return list(dict.fromkeys(v for v in _fields(config, *keys) if isinstance(v, str)))
-
-
-def _nested(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The config, and those of its parts (text_config and the like)."""
-    yield config
-    for key, value in config.items():
-        if key.endswith("_config") and isinstance(value, dict):
-            yield from _nested(value)
-
-
-def _fields(config: Mapping[str, Any], *names: str) -> Iterator[Any]:
-    for part in _nested(config):
-        yield from (part[name] for name in names if name in part)
 
 
 def sites(tensors: TensorMap, spec: Spec) -> Iterator[Layer]:
@@ -131,8 +121,13 @@ def sites(tensors: TensorMap, spec: Spec) -> Iterator[Layer]:
     for module in modules:
         stored = {n: read[k] for n in whole if (k := f"{module}.{n}") in read}
         for name, tensor in stored.items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise DataError(f"'{module}.{name}' must be finite, got {tensor.tolist()[:4]}")
+            if not bool(torch.isfinite(tensor.double()).all()):
+                got = tensor.flatten().tolist()[:4]
+                raise DataError(f"'{module}.{name}' must be finite, got {got}")
+        if len(shapes := {tuple(t.shape) for t in stored.values() if t.numel() > 1}) > 1:
+            raise DataError(
+                f"the parameters of '{module}' must have one shape, got {sorted(shapes)}"
+            )
         values = constrained(spec.params, {n: t.double() for n, t in {**whole, **stored}.items()})
         yield Layer(module, {n: stored[n] for n in trainable}, values, _reach(act, values))
 
@@ -142,10 +137,16 @@ def _modules(tensors: TensorMap, names: list[str]) -> list[str]:
     layer."""
     held = {key.rpartition(".")[0] for key in tensors}
     whole = [m for m in held if all(f"{m}.{n}" in tensors for n in names)]
-    places = {(_kind(m.rpartition(".")[0]), m.rpartition(".")[2]) for m in whole}
-    # the parents of every tensor, at every height
-    parents = {".".join(p[:i]) for p in (key.split(".") for key in tensors) for i in range(len(p))}
-    alike = {f"{p}.{last}" for p in parents for kind, last in places if p and _kind(p) == kind}
+    places: dict[str, set[str]] = {}
+    for module in whole:
+        parent, _, last = module.rpartition(".")
+        places.setdefault(_kind(parent), set()).add(last)
+    # the parents of every tensor, at the heights where such modules lie
+    heights = {kind.count(".") + 1 for kind in places if kind}
+    parents = {
+        ".".join(p[:i]) for p in (key.split(".") for key in tensors) for i in heights if i < len(p)
+    }
+    alike = {f"{parent}.{last}" for parent in parents for last in places.get(_kind(parent), ())}
     return sorted({*whole, *alike}, key=_depth)
 
 
@@ -153,9 +154,11 @@ def _kind(module: str) -> str:
     return re.sub(r"\d+", "N", module)
 
 
-def _depth(module: str) -> list[int | str]:
-    # split keeps text at even places and numbers at odd ones, so that like meets like
-    return [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", module))]
+def _depth(module: str) -> list[tuple[int, str]]:
+    # split keeps text at even places and numbers at odd ones, so that like meets like; numbers
+    # are ordered by length and digits, since int() refuses thousands of them
+    parts = enumerate(re.split(r"(\d+)", module))
+    return [(len(n), n) if i % 2 and (n := p.lstrip("0")) else (0, p) for i, p in parts]
 
 
 def _reach(act: Activation, values: Mapping[str, Tensor]) -> float:

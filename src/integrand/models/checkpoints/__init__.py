@@ -10,11 +10,13 @@ from torch import Tensor
 
 from integrand.errors import DataError
 from integrand.models.checkpoints import formats
+from integrand.models.checkpoints.configs import activations
 from integrand.models.checkpoints.formats import FORMATS, detect, format_of, keys_of
 from integrand.models.checkpoints.gguf import read_gguf, write_gguf
 from integrand.models.checkpoints.parameters import XieluParameters
 from integrand.models.checkpoints.places import place
-from integrand.models.checkpoints.ranges import tensor_map
+from integrand.models.checkpoints.ranges import read_json, shown, tensor_map
+from integrand.models.registered import PREFIX
 
 __all__ = ["FORMATS", "XieluParameters", "read_parameters", "to_tensors", "write_parameters"]
 
@@ -34,7 +36,8 @@ def read_parameters(
             ever filled in with initial values.
     """
     if isinstance(source, Mapping):
-        shapes = {name: tuple(t.shape) for name, t in source.items()}
+        # states may hold other objects, such as Megatron's _extra_state
+        shapes = {name: tuple(t.shape) for name, t in source.items() if isinstance(t, Tensor)}
         form = format_of(format) if format else detect(shapes)
         return formats.from_tensors(form, shapes, source)
     files, single = place(source)
@@ -42,8 +45,20 @@ def read_parameters(
         return read_gguf(Path(source).expanduser())
     tensors = tensor_map(files, single)
     shapes = {name: entry.shape for name, entry in tensors.items()}
-    form = format_of(format) if format else detect(shapes)
-    keys = [key for layers in keys_of(form, shapes).values() for key in layers.values()]
+    form = format_of(format) if format else None
+    try:
+        form = form or detect(shapes)
+        keys = [key for layers in keys_of(form, shapes).values() for key in layers.values()]
+    except DataError:
+        named = activations(read_json(files, "config.json") or {})
+        ours = next((name for name in named if name.startswith(PREFIX)), None)
+        if ours is None:
+            raise
+        raise DataError(
+            f"{source} holds parameters of {shown(ours)}, and only xIELU's in a published format "
+            f"are read here; `integrand inspect {source}` shows them, and from_pretrained loads "
+            "the model"
+        ) from None
     return formats.from_tensors(form, shapes, tensors.tensors(keys))
 
 

@@ -14,13 +14,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from integrand.errors import DataError
-from integrand.models.checkpoints.parameters import ALPHAS, BETA, EPS, XieluParameters
+from integrand.models.checkpoints.parameters import ALPHAS, BETA, EPS, XieluParameters, check_kinds
+from integrand.models.checkpoints.ranges import shown
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -101,10 +103,10 @@ def detect(shapes: Shapes) -> Format:
         if form.stacked and ranks != {len(form.shape)}:
             continue
         return form
-    keys = ", ".join(
-        f"{f.holder}{f.key}".format(layer="N", field="alpha_p") for f in FORMATS.values()
-    )
-    raise DataError(f"no xIELU parameters are stored under any known key ({keys})")
+    keys = [f"{f.holder}{f.key}".format(layer="N", field="alpha_p") for f in FORMATS.values()]
+    # two formats may differ in shapes alone
+    known = ", ".join(dict.fromkeys(keys))
+    raise DataError(f"no xIELU parameters are stored under any known key ({known})")
 
 
 def keys_of(form: Format, shapes: Shapes) -> dict[str, dict[int, str]]:
@@ -118,7 +120,7 @@ def keys_of(form: Format, shapes: Shapes) -> dict[str, dict[int, str]]:
     prefixes = set()
     for key in shapes:
         if match := form.pattern.fullmatch(key):
-            layer = int(match.groupdict().get("layer") or 0)
+            layer = 0 if form.stacked else _number(match["layer"])
             found.setdefault(match["field"], {})[layer] = key
             prefixes.add(match["prefix"])
     if len(prefixes) > 1:
@@ -134,17 +136,27 @@ def keys_of(form: Format, shapes: Shapes) -> dict[str, dict[int, str]]:
     return found
 
 
-def _layers(form: Format, prefix: str, shapes: Shapes) -> list[int]:
+def _number(text: str) -> int:
+    """A layer's number; 00 would be a second layer 0, and no model has a million layers."""
+    if not re.fullmatch(r"0|[1-9][0-9]{0,5}", text):
+        raise DataError(
+            "layers must be numbered 0, 1, 2, … in at most six digits without leading zeros, got "
+            f"{shown(text)}; rename the tensors"
+        )
+    return int(text)
+
+
+def _layers(form: Format, prefix: str, shapes: Shapes) -> range:
     """Every layer that any tensor of the stack belongs to."""
     if form.stacked:
-        return [0]
+        return range(1)
     stack = re.compile(re.escape(prefix + form.key.split("{layer}")[0]) + r"(\d+)\.")
-    known = {int(m[1]) for m in map(stack.match, shapes) if m}
-    return list(range(max(known) + 1))
+    known = {_number(m[1]) for m in map(stack.match, shapes) if m}
+    return range(max(known) + 1)
 
 
 def _check_names(
-    form: Format, prefix: str, found: Mapping[str, Mapping[int, str]], layers: list[int]
+    form: Format, prefix: str, found: Mapping[str, Mapping[int, str]], layers: range
 ) -> None:
     if unknown := sorted(set(found) - set(form.stored)):
         key = next(iter(found[unknown[0]].values()))
@@ -153,18 +165,21 @@ def _check_names(
             "that this checkpoint has"
         )
     # a layer without any activation parameter is as wrong as one without half of them
-    lost = [
-        prefix + form.key.format(layer=layer, field=field)
-        for layer in layers
-        for field in form.stored
-        if layer not in found.get(field, {}) and not (field in form.optional and field not in found)
-    ]
+    needed = [f for f in form.stored if f in found or f not in form.optional]
+    lost = sum(len(layers) - len(found.get(field, {})) for field in needed)
     if lost:
-        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        # a hostile number may ask for a million layers: no more are made than are named
+        named = (
+            prefix + form.key.format(layer=layer, field=field)
+            for layer in layers
+            for field in needed
+            if layer not in found.get(field, {})
+        )
+        more = f" and {lost - 4} more" if lost > 4 else ""
         raise DataError(
             f"format '{form.name}' needs every activation parameter of {len(layers)} layers, and "
-            f"these are missing: {', '.join(lost[:4])}{more}; take them from the checkpoint that "
-            "was converted: initial values would give another model"
+            f"these are missing: {', '.join(islice(named, 4))}{more}; take them from the "
+            "checkpoint that was converted: initial values would give another model"
         )
 
 
@@ -264,10 +279,19 @@ def check(parameters: XieluParameters) -> None:
     Any finite number is a possible raw parameter, so that values which were stored in place of
     raw parameters show only where they are the initial ones in every layer.
     """
+    check_kinds(parameters.raw)
     for layer, raw in enumerate(parameters.raw):
         for name, tensor in raw.items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise DataError(f"{name} of layer {layer} must be finite, got {tensor.tolist()}")
+            if not bool(torch.isfinite(tensor.double()).all()):
+                raise DataError(
+                    f"{name} of layer {layer} must be finite, got {tensor.flatten().tolist()[:4]}"
+                )
+        if parameters.parametrisation == "softplus" and bool((raw["beta"].double() < 0).any()):
+            raise DataError(
+                f"beta of layer {layer} must not be negative beside softplus, got "
+                f"{raw['beta'].flatten().tolist()[:4]}; a trained beta of any sign has a format of "
+                "the abs parametrisation"
+            )
     if parameters.parametrisation == "softplus" and _all_equal(parameters.raw, 0.8):
         raise DataError(
             "alpha_p = alpha_n = 0.8 in every layer are xIELU's initial VALUES, where raw "
@@ -278,7 +302,8 @@ def check(parameters: XieluParameters) -> None:
 
 def _all_equal(raw: Iterable[Mapping[str, Any]], number: float) -> bool:
     return all(
-        bool((layer[name] == torch.tensor(number, dtype=layer[name].dtype)).all())
+        # in fp64, since fp8 numbers have no comparison
+        bool((layer[name].double() == torch.tensor(number, dtype=layer[name].dtype).double()).all())
         for layer in raw
         for name in ALPHAS
     )

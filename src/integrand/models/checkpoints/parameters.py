@@ -94,6 +94,7 @@ class XieluParameters:
         if parametrisation not in PARAMETRISATIONS:
             known = ", ".join(PARAMETRISATIONS)
             raise DataError(f"a parametrisation is one of {known}, got '{parametrisation}'")
+        check_kinds(self.raw)
         layers = []
         for index, old in enumerate(self.raw):
             new = dict(old)
@@ -144,6 +145,35 @@ class XieluParameters:
         return cls(tuple(layers), "abs").stored_as(parametrisation, dtype)
 
 
+def check_kinds(layers: Sequence[Raw]) -> None:
+    """Raise `DataError` where what is held are not real numbers, one or as many per parameter.
+
+    Integers and bools would be rounded without a word, and meta tensors hold nothing.
+    """
+    if not layers:
+        raise DataError("raw parameters need at least one layer, got none")
+    for index, raw in enumerate(layers):
+        if lost := [name for name in (*ALPHAS, "beta", "eps") if name not in raw]:
+            raise DataError(f"layer {index} needs raw parameters {', '.join(lost)}, and lacks them")
+        for name, tensor in raw.items():
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                kind = getattr(tensor, "dtype", type(tensor).__name__)
+                raise DataError(
+                    f"{name} of layer {index} must be a float tensor, got "
+                    f"{str(kind).removeprefix('torch.')}; raw parameters are real numbers"
+                )
+            if tensor.is_meta:
+                raise DataError(
+                    f"{name} of layer {index} must hold numbers, got a tensor on the meta device; "
+                    "load the weights first"
+                )
+        lengths = {name: tensor.numel() for name, tensor in raw.items()}
+        if 0 in lengths.values() or len({*lengths.values()} - {1}) > 1:
+            raise DataError(
+                f"the parameters of layer {index} must have one length, or 1, got {lengths}"
+            )
+
+
 def _check_reachable(parametrisation: str, name: str, part: Tensor, layer: int) -> None:
     if parametrisation == "softplus" and not bool((part > 0).all()):
         least = "0" if name == "alpha_p" else "beta"
@@ -155,7 +185,7 @@ def _check_reachable(parametrisation: str, name: str, part: Tensor, layer: int) 
 
 def _check_finite(raw: Raw, layer: int) -> None:
     for name, tensor in raw.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not bool(torch.isfinite(tensor.double()).all()):
             raise DataError(
                 f"raw parameters must be finite, got {tensor.tolist()} for {name} of layer {layer}"
                 f" in {str(tensor.dtype).removeprefix('torch.')}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from integrand.errors import DataError
-from integrand.models.checkpoints.ranges import Files
+from integrand.models.checkpoints.ranges import Files, shown
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
@@ -20,14 +20,23 @@ class Folder:
 
     def size(self, name: str) -> int | None:
         file = self.path / name
-        return file.stat().st_size if file.is_file() else None
+        try:
+            return file.stat().st_size if file.is_file() else None
+        except (OSError, ValueError) as error:
+            raise self._refusal(name, error) from None
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        with (self.path / name).open("rb") as file:
-            file.seek(start)
-            data = file.read(end - start)
+        try:
+            with (self.path / name).open("rb") as file:
+                file.seek(start)
+                data = file.read(end - start)
+        except (OSError, ValueError) as error:
+            raise self._refusal(name, error) from None
         self.bytes_read += len(data)
         return data
+
+    def _refusal(self, name: str, error: OSError | ValueError) -> DataError:
+        return DataError(f"{shown(name)} in {self.where} cannot be read: {_why(error)}")
 
 
 class Hub:
@@ -38,7 +47,7 @@ class Hub:
             from huggingface_hub import HfFileSystem
         except ImportError:
             raise DataError(
-                f"'{repository}' is no local path, and reading it from the hub needs "
+                f"there is no path '{repository}', and reading it from the hub needs "
                 "huggingface_hub; pip install huggingface_hub"
             ) from None
         self.where, self.bytes_read = repository, 0
@@ -81,21 +90,27 @@ class Hub:
         while seen is not None and seen not in chain:
             chain.append(seen)
             seen = seen.__cause__ or seen.__context__
+        # some of the client's errors are pages long
+        said = " ".join(str(error).split())
         kinds = {base.__name__ for e in chain for base in type(e).__mro__}
         if "GatedRepoError" in kinds:
             return DataError(
-                f"{self.where} is gated: accept its terms on the hub and log in with "
-                "`hf auth login`, or pass a local copy"
+                f"there is no path '{self.where}', and on the hub it is gated: accept its terms "
+                "there and log in with `hf auth login`, or pass a local copy"
             )
         if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError", "FileNotFoundError"}:
             return DataError(
-                f"the hub has no model '{self.where}' that you may read, and there is no such "
-                "local path; check the spelling"
+                f"there is no path '{self.where}', and the hub has no model of that name that you "
+                "may read; check the spelling"
             )
         return DataError(
-            f"the hub did not answer for {self.where} ({type(error).__name__}: {error}); check the "
-            "connection, or pass a local copy"
+            f"there is no path '{self.where}', and the hub did not answer for {self.where} "
+            f"({type(error).__name__}: {said[:200]}); check the path, or the connection"
         )
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def place(where: str | Path) -> tuple[Files, str | None]:
@@ -104,14 +119,24 @@ def place(where: str | Path) -> tuple[Files, str | None]:
     Raises:
         DataError: neither a path nor a hub id, or the hub refuses.
     """
-    path = Path(where).expanduser()
-    if path.is_dir():
-        return Folder(path), None
-    if path.is_file():
-        return Folder(path.parent), path.name
+    # "" would be the folder one happens to be in
+    if not isinstance(where, str | Path) or not str(where).strip():
+        got = "an empty text" if isinstance(where, str) else type(where).__name__
+        raise DataError(
+            "a checkpoint must be a file, a folder or a hub id such as swiss-ai/Apertus-8B-2509, "
+            f"got {got}; pass one of these"
+        )
+    try:
+        path = Path(where).expanduser()
+        if path.is_dir():
+            return Folder(path), None
+        if path.is_file():
+            return Folder(path.parent), path.name
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{shown(str(where))} cannot be a path: {_why(error)}") from None
     if _HUB_ID.fullmatch(str(where)) and path.suffix not in (".safetensors", ".gguf", ".json"):
         return Hub(str(where)), None
     raise DataError(
-        f"'{where}' must be a safetensors or GGUF file, a folder with a checkpoint, or a hub id "
-        "such as swiss-ai/Apertus-8B-2509; there is no such path"
+        f"{shown(str(where))} must be a safetensors or GGUF file, a folder with a checkpoint, or a "
+        "hub id such as swiss-ai/Apertus-8B-2509; there is no such path"
     )

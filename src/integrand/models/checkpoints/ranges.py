@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,11 @@ from integrand.errors import DataError
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # the format's own limit
 _LARGEST_HEADER = 100_000_000
+# more than any activation's parameters take; a stranger's header must not fill the memory
+_MOST_BYTES = 1 << 30
+_LONGEST_NAME, _MOST_DIMENSIONS = 1000, 64
+# what parsing can raise on text that is no table of tensors
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 # neighbours this close are fetched together: a request costs more than these bytes
 _GAP = 4096
 
@@ -71,6 +76,11 @@ class TensorMap(Mapping[str, Entry]):
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors by name, in the order asked for, in their stored dtype."""
         wanted = {name: self.entries[name] for name in names}
+        if (size := sum(e.end - e.start for e in wanted.values())) > _MOST_BYTES:
+            raise DataError(
+                f"the activation's tensors in {self.files.where} must take at most {_MOST_BYTES} "
+                f"bytes, got {size}; check that this is the checkpoint you mean"
+            )
         found: dict[str, Tensor] = {}
         ordered = sorted(wanted, key=lambda n: (wanted[n].shard, wanted[n].start))
         for run in _runs(ordered, wanted):
@@ -106,9 +116,11 @@ def read_json(files: Files, name: str) -> dict[str, Any] | None:
     size = files.size(name)
     if size is None:
         return None
+    if size > _LARGEST_HEADER:
+        raise DataError(f"{name} in {files.where} is no config: it has {size} bytes")
     try:
         data = json.loads(_exactly(files, name, 0, size))
-    except ValueError:
+    except _UNREADABLE:
         raise DataError(f"{name} in {files.where} is not JSON; download it again") from None
     if not isinstance(data, dict):
         raise DataError(f"{name} in {files.where} must hold an object, got {type(data).__name__}")
@@ -123,15 +135,19 @@ def _sharded(files: Files) -> dict[str, Entry]:
     for shard in sorted(set(weights.values())):
         # an index from a stranger must not point outside its folder
         if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
-            raise DataError(f"{INDEX} in {files.where} names a shard outside its folder: '{shard}'")
+            raise DataError(
+                f"{INDEX} in {files.where} names a shard outside its folder: {shown(shard)}"
+            )
+        if len(shard) > 255 or not shard.isprintable():
+            raise DataError(f"{INDEX} in {files.where} names no shard's file: {shown(shard)}")
         if files.size(shard) is None:
             raise DataError(f"{files.where} lacks the shard {shard} that {INDEX} names")
         held = _header(files, shard)
         entries.update({n: e for n, e in held.items() if weights.get(n) == shard})
     if lost := sorted(set(weights) - set(entries)):
         raise DataError(
-            f"{INDEX} in {files.where} places '{lost[0]}' in {weights[lost[0]]}, which does not "
-            f"hold it ({len(lost)} such names)"
+            f"{INDEX} in {files.where} places {shown(lost[0])} in {weights[lost[0]]}, which does "
+            f"not hold it ({len(lost)} such names)"
         )
     return entries
 
@@ -152,22 +168,66 @@ def _header(files: Files, name: str) -> dict[str, Entry]:
     try:
         table = json.loads(_exactly(files, name, 8, 8 + length))
         table.pop("__metadata__", None)
-        entries = {
-            key: Entry(
-                *(name, fields["dtype"], tuple(fields["shape"])),
-                *(8 + length + int(offset) for offset in fields["data_offsets"]),
-            )
-            for key, fields in table.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
+        described = list(table.items())
+    except _UNREADABLE:
         raise DataError(f"{label} is not a safetensors file: its header is no table") from None
-    for key, entry in entries.items():
-        if not 8 + length <= entry.start <= entry.end <= size:
+    entries = {key: _entry(label, name, key, fields, 8 + length) for key, fields in described}
+    _check_places(label, entries, size)
+    return entries
+
+
+def _entry(label: str, shard: str, key: str, fields: Any, begin: int) -> Entry:
+    held: dict[str, Any] = fields if isinstance(fields, dict) else {}
+    dtype: Any = held.get("dtype")
+    shape: Any = held.get("shape")
+    offsets: Any = held.get("data_offsets")
+    if not (
+        isinstance(dtype, str)
+        and _are_sizes(shape, range(_MOST_DIMENSIONS + 1))
+        and _are_sizes(offsets, (2,))
+        and offsets[0] <= offsets[1]
+    ):
+        raise DataError(
+            f"{label} is not a safetensors file: {shown(key)} needs a dtype, a shape of integers "
+            "and two data_offsets in order; download it again"
+        )
+    # such a name would end up in tables and messages
+    if len(key) > _LONGEST_NAME or not key.isprintable():
+        raise DataError(
+            f"{label} must name tensors by at most {_LONGEST_NAME} printable characters, got "
+            f"{shown(key)}"
+        )
+    return Entry(shard, dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
+
+
+def _are_sizes(numbers: Any, counts: Collection[int]) -> bool:
+    """Whether these are integers from 0 to the largest of 64 bits; True is an int, and no size."""
+    return (
+        isinstance(numbers, list)
+        and len(numbers) in counts
+        and all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
+    )
+
+
+def _check_places(label: str, entries: Mapping[str, Entry], size: int) -> None:
+    before, held = 0, ""
+    for key, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.end > size:
             raise DataError(
                 f"{label} is truncated: '{key}' ends at byte {entry.end} and the file has {size}; "
                 "download it again"
             )
-    return entries
+        if entry.start < before:
+            raise DataError(
+                f"{label} is damaged: '{held}' and '{key}' overlap at byte {entry.start}; "
+                "download it again"
+            )
+        before, held = entry.end, key
+
+
+def shown(name: str) -> str:
+    """A stranger's name in a message: on one line, and not longer than that."""
+    return repr(name if len(name) <= 80 else f"{name[:80]}…")
 
 
 def _runs(ordered: list[str], entries: Mapping[str, Entry]) -> Iterable[list[str]]:
@@ -198,13 +258,13 @@ def _exactly(files: Files, name: str, start: int, end: int) -> bytes:
 def _tensor(name: str, entry: Entry, data: bytes) -> Tensor:
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
-        raise DataError(f"'{name}' must be a float tensor, got {entry.dtype}")
+        raise DataError(f"'{name}' must be a float tensor, got {shown(entry.dtype)}")
     count = math.prod(entry.shape)
+    if not count:
+        raise DataError(f"'{name}' must hold numbers, got shape {entry.shape}")
     if count * dtype.itemsize != len(data):
         raise DataError(
             f"'{name}' of shape {entry.shape} and type {entry.dtype} needs "
             f"{count * dtype.itemsize} bytes, got {len(data)}"
         )
-    if not count:
-        return torch.empty(entry.shape, dtype=dtype)
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(entry.shape)
