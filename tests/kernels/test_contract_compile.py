@@ -138,7 +138,8 @@ def test_an_exported_module_survives_saving(act: ig.Activation, impl: str, stric
     wrt = list(loaded.parameters())
     got = torch.autograd.grad(loaded(x).sum(), wrt)
     expected = torch.autograd.grad(layer(x).sum(), [layer.alpha_p, layer.alpha_n])
-    torch.testing.assert_close(sorted(g.item() for g in got), sorted(g.item() for g in expected))
+    # as fp32 numbers: a graph may add up in another order
+    torch.testing.assert_close(torch.cat(got).sort()[0], torch.cat(expected).sort()[0])
 
 
 @pytest.mark.parametrize("impl", IMPLS)
