@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import integrand as ig
+from integrand.models.swap_probe import same_function
 
 
 def mlp(act: Any) -> nn.Sequential:
@@ -32,8 +33,14 @@ def test_numbers_of_torchs_modules_become_values(old: Any, name: str, values: An
     assert torch.allclose(model(x), before, rtol=1e-5, atol=1e-6)
 
 
+def test_gelu_by_tanh_is_no_gelu_by_erf() -> None:
+    by_erf = ig.activation("gelu").module()
+    assert same_function(nn.GELU(), by_erf)
+    assert not same_function(nn.GELU(approximate="tanh"), by_erf)
+
+
 def test_a_similar_function_is_not_the_same() -> None:
-    """Tanh GELU is no erf GELU, and ReLU6 no ReLU: nothing of them is carried over."""
+    """ReLU6 is no ReLU, a sharper softplus none: nothing of them is carried over."""
     for old, name in ((nn.ReLU6(), "prelu"), (nn.Softplus(beta=2.0), "leaky_relu")):
         model = mlp(old)
         assert ig.swap(model, name).sites[0].carried == ()
