@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from integrand.activation import activation as from_catalogue
 from integrand.errors import DataError
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_metrics
-from integrand.train.loop import from_catalogue, set_rate, train
+from integrand.train.loop import set_rate, train
 from integrand.train.runs import load_run
 from integrand.train.schedule import wsd
 from integrand.train.tokens import TokenData

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from integrand.activation import activation as from_catalogue
 from integrand.errors import Error
 from integrand.train.config import TrainConfig, Variant
 from integrand.train.files import read_json, read_metrics
-from integrand.train.loop import from_catalogue
 from integrand.train.matched import check_matched, matched, variant_config
 from integrand.train.recipes import demo
 

@@ -21,6 +21,7 @@ class DataConfig:
 
     source: str = "python-docs"
     vocab_size: int = 2048
+    tokenizer: str | None = None  # a tokenizer.json; None: a byte-level BPE is trained on the text
     max_characters: int = 100_000_000
     held_out: float = 0.03  # share of the documents' characters kept for evaluation
 
@@ -31,16 +32,32 @@ class TrainConfig:
 
     model: DecoderConfig
     activation: str
+    activation_fixed: tuple[str, ...] = ()  # parameters held at their initial values
+    activation_trained: tuple[str, ...] = ()  # parameters trained though declared constant
+    activation_per_channel: bool = False  # parameters of shape (d_hidden,), not (1,)
+    activation_dtype: Literal["fp32", "bf16"] = "fp32"  # of the raw parameters
     data: DataConfig = field(default_factory=DataConfig)
     seed: int = 0
     steps: int = 1000
     batch_size: int = 16  # sequences per step
+    accumulate: int = 1  # micro-batches that a step's sequences are split into
     context: int = 128  # tokens per sequence
+    mask_documents: bool = False  # attention and positions end where a document does
+    goldfish_k: int = 0  # one label in k is left out of the loss (arXiv:2406.10209); 0: none
+    goldfish_context: int = 50  # tokens that decide whether a label is left out
+    optimizer: Literal["adamw", "muon", "ademamix"] = "adamw"
+    schedule: Literal["wsd", "cosine"] = "wsd"
     lr: float = 3e-3
+    lr_first: float = 0.0  # share of the peak rate that the warm-up starts from
+    lr_last: float = 0.0  # share of the peak rate that the decay ends at
     warmup_steps: int = 100
-    decay_steps: int = 200
+    decay_steps: int = 200  # of wsd; cosine decays from the warm-up to the end
     betas: tuple[float, float] = (0.9, 0.95)
     adam_eps: float = 1e-8
+    muon_lr_scale: float = 1.0  # the rate of Muon's matrices, relative to lr
+    ademamix_beta3: float = 0.9999
+    ademamix_alpha: float = 8.0
+    ademamix_warmup_steps: int = 0  # of alpha and beta3; 0: as many as the run has
     weight_decay: float = 0.1
     activation_lr_scale: float = 1.0
     activation_weight_decay: float = 0.0
@@ -51,22 +68,35 @@ class TrainConfig:
     checkpoint_every: int = 100
     device: str = "auto"  # the accelerator where there is one, else cpu
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, weights stay fp32
+    compile: bool = False  # torch.compile of the forward pass with its loss
+    parallel: Literal["none", "ddp", "fsdp"] = "none"  # under torchrun
     impl: str = "auto"  # of the activation
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "context", "log_every", "eval_every", "eval_sequences")
-        for name in (*counts, "checkpoint_every"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise Error(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise Error(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        if self.batch_size % self.accumulate:
+            raise Error(
+                f"accumulate must divide batch_size, got {self.accumulate} and {self.batch_size}"
+            )
+        if self.goldfish_k < 0 or self.goldfish_k == 1:
+            raise Error(f"goldfish_k must be 0 (off) or at least 2, got {self.goldfish_k}")
         if self.warmup_steps < 0 or self.decay_steps < 0:
             raise Error(
                 "warmup_steps and decay_steps must not be negative, "
                 f"got {self.warmup_steps} and {self.decay_steps}"
             )
-        if self.warmup_steps + self.decay_steps > self.steps:
+        decay = self.decay_steps if self.schedule == "wsd" else 0
+        if self.warmup_steps + decay > self.steps:
             raise Error(
                 f"warmup_steps + decay_steps must fit into steps, got {self.warmup_steps} + "
-                f"{self.decay_steps} > {self.steps}; shorten one of them"
+                f"{decay} > {self.steps}; shorten one of them"
             )
         if self.data.vocab_size > self.model.vocab_size:
             raise Error(
@@ -87,20 +117,40 @@ class TrainConfig:
         fields: dict[str, Any] = dict(given)
         fields["model"] = DecoderConfig(**model)
         fields["data"] = DataConfig(**given["data"])
-        fields["betas"] = tuple(given["betas"])
+        for name in ("betas", "activation_fixed", "activation_trained"):
+            if name in fields:  # a run from before a field existed has its default
+                fields[name] = tuple(fields[name])
         return cls(**fields)
 
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
+COUNTS = (
+    "steps", "batch_size", "accumulate", "context", "goldfish_context", "log_every", "eval_every",
+    "eval_sequences", "checkpoint_every",
+)  # fmt: skip
+CHOICES = {
+    "optimizer": ("adamw", "muon", "ademamix"),
+    "schedule": ("wsd", "cosine"),
+    "precision": ("fp32", "bf16"),
+    "activation_dtype": ("fp32", "bf16"),
+    "parallel": ("none", "ddp", "fsdp"),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One side of a matched comparison: a feed-forward block with a name for tables."""
+    """One side of a matched comparison: a feed-forward block with a name for tables.
+
+    `changes` are fields of `TrainConfig` that this variant sets, such as
+    `{"activation_fixed": ("alpha_p",)}`.
+    """
 
     name: str
     activation: str
     gated: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:

@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 from integrand.models.decoder import Decoder
 from integrand.nn.gated import MakesModule
-from integrand.nn.groups import activation_modules, parameter_groups
+from integrand.nn.groups import activation_modules
 from integrand.train import checkpoint
+from integrand.train.activations import chosen
 from integrand.train.batches import Batches, Windows, running_hash
 from integrand.train.config import TrainConfig
 from integrand.train.evaluate import evaluate, held_out_windows
 from integrand.train.files import MetricsLog, write_json
+from integrand.train.optimisers import make_optimizer
 from integrand.train.progress import Interruption, ProgressLine
 from integrand.train.runs import (
     CHECKPOINTS,
@@ -29,7 +31,7 @@ from integrand.train.runs import (
     environment,
     open_run,
 )
-from integrand.train.schedule import wsd
+from integrand.train.schedule import rate_factor
 from integrand.train.tokens import TokenData, prepare
 
 
@@ -54,7 +56,7 @@ def train(
     Files: run.json (the config), metrics.jsonl, model.safetensors, record.json.
     """
     out_dir = Path(out_dir)
-    activation = activation or from_catalogue(config.activation)
+    activation = chosen(config, activation)
     tokens = tokens or prepare(config.data, cache_dir)
     finished = open_run(config, activation, tokens, out_dir, resume)
     if finished is not None:
@@ -62,7 +64,8 @@ def train(
     device = _device(config.device)
     autocast = _autocast(config, device)
     model = build(config, activation).to(device)
-    optimizer = _optimizer(config, model, device)
+    optimizer = make_optimizer(config, model)
+    step_loss = torch.compile(summed_loss) if config.compile else summed_loss
     batches = Batches(Windows(tokens.train, config.context), config.batch_size, config.seed)
     held_out = held_out_windows(Windows(tokens.held_out, config.context), config.eval_sequences)
     token_bytes = torch.from_numpy(tokens.token_bytes)
@@ -84,7 +87,7 @@ def train(
         while progress.step < config.steps:
             batch = batches.at(progress.step)
             rate = set_rate(optimizer, config, progress.step)
-            loss, norm = one_step(model, optimizer, batch.to(device), config.clip_norm, autocast)
+            loss, norm = one_step(model, optimizer, batch.to(device), config, autocast, step_loss)
             progress.batches_sha256 = running_hash(progress.batches_sha256, batch)
             progress.step = step = progress.step + 1
             progress.seconds = time.monotonic() - started
@@ -136,12 +139,6 @@ def counts(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def from_catalogue(name: str) -> MakesModule:
-    from integrand.activation import activation
-
-    return activation(name)
-
-
 def build(config: TrainConfig, activation: MakesModule) -> Decoder:
     """The decoder of a config with its initial weights."""
     return Decoder(config.model, activation, config.impl).initialise(config.seed)
@@ -151,28 +148,37 @@ def one_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Tensor,
-    clip_norm: float,
+    config: TrainConfig,
     autocast: AbstractContextManager[object],
+    step_loss: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One update on token ids (B, context + 1): (loss before it, norm of the gradient)."""
-    with autocast:
-        logits = model(batch[:, :-1])
-    loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    step_loss = step_loss or summed_loss
+    labels = batch[:, 1:]
+    counted = labels.numel()
+    loss = torch.zeros((), device=batch.device)
+    for inputs, wanted in zip(
+        batch[:, :-1].chunk(config.accumulate), labels.chunk(config.accumulate), strict=True
+    ):
+        with autocast:
+            part = step_loss(model, inputs, wanted) / counted
+        part.backward()
+        loss += part.detach()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
     optimizer.zero_grad()
-    return loss.detach(), norm
+    return loss, norm
+
+
+def summed_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in nats, summed over the labels (B, T); a label of -100 does not count."""
+    logits = model(inputs)
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
 
 
 def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:
     """Set every group's rate for `step`; the rate of the matrices."""
-    rate = config.lr * wsd(
-        step,
-        steps=config.steps,
-        warmup_steps=config.warmup_steps,
-        decay_steps=config.decay_steps,
-    )
+    rate = config.lr * rate_factor(config, step)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     return rate
@@ -187,23 +193,6 @@ def activation_values(model: nn.Module) -> dict[str, list[Any]]:
             listed = constrained[name].detach().float().flatten().tolist()
             values.setdefault(name, []).append(listed[0] if len(listed) == 1 else listed)
     return values
-
-
-def _optimizer(config: TrainConfig, model: nn.Module, device: torch.device) -> torch.optim.AdamW:
-    groups = parameter_groups(
-        model,
-        weight_decay=config.weight_decay,
-        lr=config.lr,
-        activation_lr_scale=config.activation_lr_scale,
-        activation_weight_decay=config.activation_weight_decay,
-    )
-    for group in groups:
-        # a fused step leaves a tensor's version counter alone, and activation modules keep their
-        # constrained values for inference until that counter moves
-        if group["name"] == "activations":
-            group["fused"] = False
-    fused = device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, betas=config.betas, eps=config.adam_eps, fused=fused)
 
 
 def _device(name: str) -> torch.device:

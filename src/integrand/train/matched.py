@@ -10,9 +10,10 @@ from integrand.errors import Error
 from integrand.models.width import plain_width, relative_difference
 from integrand.nn.gated import MakesModule
 from integrand.nn.groups import activation_modules
+from integrand.train.activations import chosen
 from integrand.train.config import TrainConfig, Variant
 from integrand.train.files import write_json
-from integrand.train.loop import build, from_catalogue, train
+from integrand.train.loop import build, train
 from integrand.train.runs import command
 from integrand.train.tokens import prepare
 
@@ -25,7 +26,9 @@ def variant_config(config: TrainConfig, variant: Variant) -> TrainConfig:
     if not variant.gated:
         d_hidden = plain_width(d_hidden)
     model = dataclasses.replace(config.model, gated=variant.gated, d_hidden=d_hidden)
-    return dataclasses.replace(config, model=model, activation=variant.activation)
+    return dataclasses.replace(
+        config, model=model, activation=variant.activation, **variant.changes
+    )
 
 
 def matched(
@@ -51,11 +54,13 @@ def matched(
     if len({variant.folder for variant in variants}) < len(variants) or not variants:
         raise Error("variants must have distinct names, got " + ", ".join(v.name for v in variants))
     configs = [variant_config(config, variant) for variant in variants]
-    chosen = [activations.get(v.activation) or from_catalogue(v.activation) for v in variants]
-    shared = check_matched(variants, configs, chosen)
+    given = [activations.get(variant.activation) for variant in variants]
+    shared = check_matched(
+        variants, configs, [chosen(c, a) for c, a in zip(configs, given, strict=True)]
+    )
     tokens = prepare(config.data, cache_dir)
     records = []
-    for place, (variant, own, activation) in enumerate(zip(variants, configs, chosen, strict=True)):
+    for place, (variant, own, activation) in enumerate(zip(variants, configs, given, strict=True)):
         records.append(
             train(
                 own,

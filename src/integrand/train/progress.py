@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -12,6 +13,7 @@ class ProgressLine:
     """Lines on stderr every few seconds: step, loss, speed, time left."""
 
     EVERY_SECONDS = 5.0
+    RECENT = 12  # lines whose speed decides the time left: a machine that gets busy shows
 
     def __init__(
         self, label: str, first: int, steps: int, steps_after: int = 0, quiet: bool = False
@@ -21,17 +23,16 @@ class ProgressLine:
         self.steps = steps
         self.steps_after = steps_after
         self.quiet = quiet
-        self._first = first
-        self._started = time.monotonic()
-        self._last = self._started
+        self._recent = deque([(time.monotonic(), first)], self.RECENT)
 
     def show(self, step: int, loss: float) -> None:
         now = time.monotonic()
         done = step == self.steps
-        if self.quiet or (now - self._last < self.EVERY_SECONDS and not done):
+        if self.quiet or (now - self._recent[-1][0] < self.EVERY_SECONDS and not done):
             return
-        self._last = now
-        rate = (step - self._first) / max(1e-9, now - self._started)
+        then, earlier = self._recent[0]
+        rate = (step - earlier) / max(1e-9, now - then)
+        self._recent.append((now, step))
         left = (self.steps - step + self.steps_after) / max(rate, 1e-9)
         print(
             f"{self.label}: step {step}/{self.steps}, loss {loss:.3f}, {rate:.1f} steps/s, "

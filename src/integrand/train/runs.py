@@ -53,6 +53,7 @@ def open_run(
         shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
     if path.exists():
         known = read_json(path)
+        known["config"] = TrainConfig.from_dict(known["config"]).to_dict()
         for key, value in identity.items():
             if known.get(key) != value:
                 raise DataError(
