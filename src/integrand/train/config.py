@@ -144,12 +144,14 @@ class Variant:
     """One side of a matched comparison: a feed-forward block with a name for tables.
 
     `changes` are fields of `TrainConfig` that this variant sets, such as
-    `{"activation_fixed": ("alpha_p",)}`.
+    `{"activation_fixed": ("alpha_p",)}`. `like` names another variant: an ablation of it, compared
+    with it, at its learning rate.
     """
 
     name: str
     activation: str
     gated: bool = False
+    like: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -65,7 +65,7 @@ def train(
     autocast = _autocast(config, device)
     model = build(config, activation).to(device)
     optimizer = make_optimizer(config, model)
-    step_loss = torch.compile(summed_loss) if config.compile else summed_loss
+    step_loss = compiled_loss() if config.compile else summed_loss
     batches = Batches(Windows(tokens.train, config.context), config.batch_size, config.seed)
     held_out = held_out_windows(Windows(tokens.held_out, config.context), config.eval_sequences)
     token_bytes = torch.from_numpy(tokens.token_bytes)
@@ -174,6 +174,14 @@ def summed_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy in nats, summed over the labels (B, T); a label of -100 does not count."""
     logits = model(inputs)
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+
+
+def compiled_loss() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    """`summed_loss` under torch.compile."""
+    # every kind of model that a process trains is one more entry for this function, and a study
+    # has dozens of them; past the limit (8) a model would silently run uncompiled
+    torch._dynamo.config.recompile_limit = max(128, torch._dynamo.config.recompile_limit)
+    return torch.compile(summed_loss)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:

@@ -21,10 +21,19 @@ LARGEST_DIFFERENCE = 1e-3  # of parameters, relative to the first variant
 
 
 def variant_config(config: TrainConfig, variant: Variant) -> TrainConfig:
-    """`config` with the variant's block: d_hidden is the gated width, a plain block gets 1.5x."""
+    """`config` with the variant's block: d_hidden is the gated width, a plain block gets 1.5x.
+
+    Trained parameters per channel cost width: each makes a hidden unit heavier by one.
+    """
     d_hidden = config.model.d_hidden
     if not variant.gated:
         d_hidden = plain_width(d_hidden)
+    if variant.changes.get("activation_per_channel"):
+        matrices = 2 + variant.gated
+        unit = matrices * config.model.d_model
+        act = chosen(dataclasses.replace(config, activation=variant.activation))
+        own = sum(p.requires_grad for p in act.module().parameters())
+        d_hidden = round(d_hidden * unit / (unit + own))
     model = dataclasses.replace(config.model, gated=variant.gated, d_hidden=d_hidden)
     return dataclasses.replace(
         config, model=model, activation=variant.activation, **variant.changes

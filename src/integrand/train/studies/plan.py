@@ -1,0 +1,217 @@
+"""What a study runs: sizes, variants, seeds; and which runs are due, given the finished ones."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from integrand.errors import Error
+from integrand.nn.gated import MakesModule
+from integrand.train.config import TrainConfig, Variant
+from integrand.train.matched import variant_config
+from integrand.train.studies.rates import best_rate
+from integrand.train.studies.statistics import paired, seeds_needed
+
+ARMS = ("tune", "main", "short")
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """One size of the ladder. `config` is that of a gated block; a plain one gets 1.5x its width.
+
+    `tuned`: learning rates are swept here; else each variant takes its rate of the nearest smaller
+    tuned rung times the ratio of widths d_model (rates of hidden matrices under Adam go with
+    1 / width, arXiv:2203.03466).
+    """
+
+    name: str
+    config: TrainConfig
+    variants: tuple[Variant, ...]
+    tuned: bool = True
+    short: bool = True  # the runs on half the tokens, for equal wall-clock and tokens to equal loss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A study. The first variant of a rung is what the others are compared with."""
+
+    name: str
+    rungs: tuple[Rung, ...]
+    rates: tuple[float, ...]  # the sweep starts with these, ascending; a best at the edge widens it
+    tuning_seeds: tuple[int, ...] = (1000, 1001)
+    share: float = 0.5  # of the tokens: the tune and the short arm
+    seeds_at_least: int = 5
+    seeds_at_most: int = 10
+    resolve: float = 0.01  # nats per token that the number of seeds is chosen for
+    widenings: int = 2  # of the sweep, towards either side
+    activations: Mapping[str, MakesModule] = field(default_factory=dict)  # not in the catalogue
+
+    def __post_init__(self) -> None:
+        if list(self.rates) != sorted(set(self.rates)) or len(self.rates) < 2:
+            raise Error(f"rates must be two or more and ascend, got {self.rates}")
+        if not 2 <= self.seeds_at_least <= self.seeds_at_most:
+            raise Error(
+                "a study needs two or more seeds, got "
+                f"{self.seeds_at_least} to {self.seeds_at_most}"
+            )
+        if not self.rungs or not self.rungs[0].tuned:
+            raise Error("the first rung must be tuned: the others take their rates from it")
+        for rung in self.rungs:
+            names = {v.name for v in rung.variants}
+            if lost := [v.like for v in rung.variants if v.like and v.like not in names]:
+                raise Error(f"a variant of {rung.name} is like '{lost[0]}', which is not in it")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as study.json keeps it."""
+        return {
+            "name": self.name,
+            "rungs": [
+                {
+                    "name": rung.name,
+                    "config": rung.config.to_dict(),
+                    "baseline": rung.variants[0].name,
+                    "variants": [
+                        {**dataclasses.asdict(v), "changes": dict(v.changes)} for v in rung.variants
+                    ],
+                    "tuned": rung.tuned,
+                    "short": rung.short,
+                }
+                for rung in self.rungs
+            ],
+            **{
+                key: getattr(self, key)
+                for key in (
+                    *("rates", "tuning_seeds", "share", "seeds_at_least", "seeds_at_most"),
+                    *("resolve", "widenings"),
+                )
+            },
+        }
+
+
+class Cell(NamedTuple):
+    """One run of a study."""
+
+    rung: Rung
+    variant: Variant
+    arm: str
+    lr: float
+    seed: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.rung.name}-{self.variant.folder}-{self.arm}-lr{self.lr:g}-seed{self.seed}"
+
+    def config(self, share: float) -> TrainConfig:
+        """Its full config: a tune or short run has `share` of the steps of a main one."""
+        config = dataclasses.replace(self.rung.config, lr=self.lr, seed=self.seed)
+        if self.arm != "main":
+            config = shortened(config, share)
+        return variant_config(config, self.variant)
+
+
+def shortened(config: TrainConfig, share: float) -> TrainConfig:
+    """The same schedule on `share` of the steps: warm-up and decay shrink with the rest."""
+    steps, warmup, decay, every = (
+        max(1, round(n * share))
+        for n in (config.steps, config.warmup_steps, config.decay_steps, config.eval_every)
+    )
+    return dataclasses.replace(
+        config, steps=steps, warmup_steps=warmup, decay_steps=decay, eval_every=every
+    )
+
+
+def due(plan: Plan, records: Sequence[Record]) -> list[Cell]:
+    """The runs that can start now and are not among `records`, in the order to take them.
+
+    Rung by rung: first the sweep; then, seed by seed, every variant whose rate is known; then as
+    many more seeds as the measured spread of paired differences asks for.
+    """
+    known = {(r["rung"], r["variant"], r["arm"], f"{r['lr']:g}", r["seed"]) for r in records}
+    return [
+        cell
+        for rung in plan.rungs
+        for cell in _of_rung(plan, rung, records)
+        if (rung.name, cell.variant.name, cell.arm, f"{cell.lr:g}", cell.seed) not in known
+    ]
+
+
+def rate(plan: Plan, rung: Rung, variant: Variant, records: Sequence[Record]) -> float | None:
+    """The learning rate of a variant at a rung; None while its sweep is not finished."""
+    wanted = variant.like or variant.name
+    if not rung.tuned:
+        smaller = plan.rungs[: plan.rungs.index(rung)]
+        tuned = next(r for r in reversed(smaller) if r.tuned)
+        there = rate(plan, tuned, variant, records)
+        scale = tuned.config.model.d_model / rung.config.model.d_model
+        return None if there is None else float(f"{there * scale:.3g}")
+    owner = next(v for v in rung.variants if v.name == wanted)
+    missing = _missing_rates(plan, rung, owner, records)
+    return None if missing else best_rate(records, rung.name, wanted)[0]
+
+
+def seeds(plan: Plan, rung: Rung, records: Sequence[Record]) -> int:
+    """How many seeds a rung gets: enough to resolve `resolve` for its noisiest comparison.
+
+    Until every variant has `seeds_at_least`, that many. The pairs that decide are those of the
+    first `seeds_at_least` seeds, so that the number does not chase its own noise.
+    """
+    first = range(plan.seeds_at_least)
+    losses: dict[str, dict[int, float]] = {}
+    for r in records:
+        if r["rung"] == rung.name and r["arm"] == "main" and r["seed"] in first:
+            losses.setdefault(r["variant"], {})[r["seed"]] = r["loss"]
+    if any(len(losses.get(v.name, {})) < len(first) for v in rung.variants):
+        return plan.seeds_at_least
+    spread = 0.0
+    for variant in rung.variants[1:]:
+        a = losses[variant.like or rung.variants[0].name]
+        b = losses[variant.name]
+        pairs = [(a[s], b[s]) for s in first if a[s] is not None and b[s] is not None]
+        if len(pairs) >= 2:
+            a_losses, b_losses = zip(*pairs, strict=True)
+            spread = max(spread, paired(a_losses, b_losses).sd or 0.0)
+    return seeds_needed(
+        spread, plan.resolve, at_least=plan.seeds_at_least, at_most=plan.seeds_at_most
+    )
+
+
+def _of_rung(plan: Plan, rung: Rung, records: Sequence[Record]) -> Iterator[Cell]:
+    if rung.tuned:
+        for variant in rung.variants:
+            if not variant.like:
+                for lr in _missing_rates(plan, rung, variant, records):
+                    for seed in plan.tuning_seeds:
+                        yield Cell(rung, variant, "tune", lr, seed)
+    rates = {v.name: rate(plan, rung, v, records) for v in rung.variants}
+    for seed in range(seeds(plan, rung, records)):
+        for arm in ("main", "short") if rung.short else ("main",):
+            for variant in rung.variants:
+                if (lr := rates[variant.name]) is not None and not (
+                    arm == "short" and variant.like
+                ):
+                    yield Cell(rung, variant, arm, lr, seed)
+
+
+def _missing_rates(
+    plan: Plan, rung: Rung, variant: Variant, records: Sequence[Record]
+) -> list[float]:
+    """Rates of a variant's sweep that lack a run; the sweep widens while its best is at an edge."""
+    swept: dict[float, set[int]] = {}
+    for r in records:
+        if (r["rung"], r["variant"], r["arm"]) == (rung.name, variant.name, "tune"):
+            swept.setdefault(r["lr"], set()).add(r["seed"])
+    wanted = list(plan.rates)
+    for _ in range(2 * plan.widenings + 1):
+        if missing := [lr for lr in wanted if not set(plan.tuning_seeds) <= swept.get(lr, set())]:
+            return missing
+        best, _ = best_rate(records, rung.name, variant.name)
+        step = plan.rates[1] / plan.rates[0]
+        low, high = plan.rates[0], plan.rates[-1]
+        if best == wanted[0] and wanted[0] > low / step ** (plan.widenings - 0.5):
+            wanted.insert(0, float(f"{wanted[0] / step:.3g}"))
+        elif best == wanted[-1] and wanted[-1] < high * step ** (plan.widenings - 0.5):
+            wanted.append(float(f"{wanted[-1] * step:.3g}"))
+        else:
+            break
+    return []
