@@ -36,7 +36,7 @@ class ProgressLine:
         left = (self.steps - step + self.steps_after) / max(rate, 1e-9)
         print(
             f"{self.label}: step {step}/{self.steps}, loss {loss:.3f}, {rate:.1f} steps/s, "
-            f"{_clock(left)} left",
+            f"{clock(left)} left",
             file=sys.stderr,
             flush=True,
         )
@@ -70,7 +70,7 @@ class Interruption:
         self.asked = True
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
