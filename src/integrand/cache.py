@@ -116,7 +116,14 @@ def locked(key: str, timeout: float = 60.0) -> Iterator[bool]:
 
     Whoever gets False may go on: writing is atomic, so the worst is work done twice.
     """
-    with path(f"{key}.lock").open("ab") as file:
+    with locked_file(path(f"{key}.lock"), timeout) as held:
+        yield held
+
+
+@contextlib.contextmanager
+def locked_file(lock: Path, timeout: float) -> Iterator[bool]:
+    """Hold a file's lock between processes; False if it could not be had within `timeout` s."""
+    with lock.open("ab") as file:
         held = _acquire(file.fileno(), timeout)
         # closing the file releases the lock, also when the process dies
         yield held

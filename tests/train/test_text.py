@@ -2,13 +2,18 @@ import json
 import sys
 import types
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from integrand.errors import DataError
-from integrand.train.text import documents, fingerprint, source_files
+from integrand.train.text import Documents, fingerprint, source_files
+
+
+def documents(source: str, max_characters: int) -> list[str]:
+    return list(Documents(source, max_characters))
 
 
 def test_python_docs_come_from_this_installation_in_a_fixed_order() -> None:
@@ -47,6 +52,44 @@ def test_plain_text_without_separators_is_cut_between_paragraphs(tmp_path: Path)
     pieces = documents(str(tmp_path / "a.txt"), 10**6)
     assert len(pieces) == 3
     assert "\n\n".join(pieces).split("\n\n") == paragraphs
+    (tmp_path / "b.txt").write_bytes("\r\n\r\n".join(paragraphs).encode())
+    assert documents(str(tmp_path / "b.txt"), 10**6) == pieces
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet"])
+def test_reading_goes_on_where_it_stood(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    texts = ["one", " ", "two", "three", "four"]
+    if suffix == ".txt":
+        path.write_text("<|endoftext|>".join(texts))
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"text": texts}), path)
+    whole = documents(str(path), 12)
+    assert whole == ["one", "two", "three", "f"]
+    for taken in range(1, 5):
+        first = Documents(str(path), 12)
+        before = list(islice(first, taken))
+        state = json.loads(json.dumps(first.state()))
+        assert before + list(Documents(str(path), 12, state)) == whole
+
+
+def test_the_expected_length_is_that_of_the_text(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    texts = [f"{i} " + "same words " * 200 for i in range(50)]
+    parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", compression="zstd")
+    (tmp_path / "b.txt").write_text("<|endoftext|>".join(texts))
+    true = sum(map(len, texts))
+    for name in ("a.parquet", "b.txt"):
+        assert abs(Documents(str(tmp_path / name), 10**9).expected_characters() / true - 1) < 0.1
+        assert Documents(str(tmp_path / name), 999).expected_characters() == 999
+    assert Documents("hf:name", 10**9).expected_characters() == 10**9
 
 
 def test_a_fingerprint_follows_content_not_names(tmp_path: Path) -> None:
@@ -79,6 +122,48 @@ def test_hub_data_is_streamed_up_to_the_cap(monkeypatch: pytest.MonkeyPatch) -> 
     assert calls == [("owner/name", "sample", "train", True)]
 
 
+class FakeHub:
+    """An IterableDataset that knows its position, and counts what it had to read."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.at = 0
+        self.read = 0
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        while self.at < self.count:
+            self.at += 1
+            self.read += 1
+            yield {"text": f"document {self.at}"}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
+
+
+def test_the_hub_goes_on_by_its_own_state_or_by_skipping(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [f"document {i}" for i in range(1, 8)]
+    hubs: list[FakeHub] = []
+
+    def load_dataset(*_: object, **__: object) -> FakeHub:
+        hubs.append(FakeHub(7))
+        return hubs[-1]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    first = Documents("hf:name", 10**6)
+    before = list(islice(first, 4))
+    state = json.loads(json.dumps(first.state()))
+    assert before + list(Documents("hf:name", 10**6, state)) == whole
+    assert hubs[-1].read == 3
+    fake_datasets(monkeypatch, [{"text": text} for text in whole])
+    first = Documents("hf:name", 10**6)
+    before = list(islice(first, 4))
+    assert first.state()["position"] is None
+    assert before + list(Documents("hf:name", 10**6, first.state())) == whole
+
+
 def test_hub_errors_become_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_datasets(monkeypatch, ConnectionError("no route\nand more lines"))
     with pytest.raises(DataError, match=r"cannot stream 'hf:owner/name'.*no route;") as caught:
@@ -95,6 +180,7 @@ def test_hub_errors_become_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
         ("latin.txt", b"caf\xe9", "must be UTF-8, got byte 0xe9 at offset 3"),
         ("broken.jsonl", b'{"text": "a"}\n{"text"', "line 2 of .* must be a JSON object"),
         ("latin.jsonl", b'{"text": "caf\xe9"}', "line 1 of .* must be a JSON object"),
+        ("half.jsonl", b'{"text": "\\ud800"}', "half of a surrogate pair"),
         ("field.jsonl", b'{"body": "a"}', "field `text`, got body"),
         ("broken.parquet", b"PAR1", "not a readable parquet file"),
     ],

@@ -1,6 +1,10 @@
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,23 +12,30 @@ import pytest
 from tokenizers import Tokenizer
 
 from integrand.errors import DataError
-from integrand.train.config import TrainConfig
-from integrand.train.text import documents
-from integrand.train.tokens import TokenData, open_tokens, prepare, split_by_document
+from integrand.train import shards
+from integrand.train.config import DataConfig, TrainConfig
+from integrand.train.shards import held_out_cut, place
+from integrand.train.text import Documents
+from integrand.train.tokens import TokenData, open_tokens, prepare
+
+
+def texts_of(config: TrainConfig) -> list[str]:
+    return list(Documents(config.data.source, config.data.max_characters))
 
 
 def test_tokens_decode_to_the_documents(config: TrainConfig, tokens: TokenData) -> None:
     tokenizer = Tokenizer.from_file(str(tokens.folder / "tokenizer.json"))
-    train, held_out = split_by_document(
-        documents(config.data.source, config.data.max_characters), config.data.held_out
-    )
-    for shards, texts in ((tokens.train, train), (tokens.held_out, held_out)):
-        stream = tokenizer.decode(np.concatenate(shards).tolist(), skip_special_tokens=False)
+    texts = texts_of(config)
+    cut = held_out_cut(texts, config.data.held_out)
+    train = [text for text in texts if place(text) >= cut]
+    held_out = [text for text in texts if place(text) < cut]
+    for parts, texts in ((tokens.train, train), (tokens.held_out, held_out)):
+        stream = tokenizer.decode(np.concatenate(parts).tolist(), skip_special_tokens=False)
         assert stream == "".join(text + "<|endoftext|>" for text in texts)
 
 
 def test_token_bytes_add_up_to_the_text(config: TrainConfig, tokens: TokenData) -> None:
-    texts = documents(config.data.source, config.data.max_characters)
+    texts = texts_of(config)
     ids = np.concatenate(tokens.train + tokens.held_out)
     assert tokens.token_bytes[ids].sum() == sum(len(text.encode()) for text in texts)
 
@@ -46,7 +57,7 @@ def test_the_cache_is_used_the_second_time(
     def forbidden(*_: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr("integrand.train.tokens._make", forbidden)
+    monkeypatch.setattr("integrand.train.tokens.make", forbidden)
     assert prepare(config.data, cache).sha256 == tokens.sha256
     with pytest.raises(AssertionError, match="made again"):
         prepare(dataclasses.replace(config.data, vocab_size=300), cache)
@@ -90,17 +101,92 @@ def test_damage_in_the_cache_is_mended_and_told(
     assert not caplog.text
 
 
-def test_copies_of_a_document_stay_on_one_side() -> None:
-    texts = [f"text {i // 2}" for i in range(100)]
-    train, held_out = split_by_document(texts, 0.2)
-    assert not set(train) & set(held_out)
-    assert len(train) + len(held_out) == 100
-    assert 20 <= len(held_out) <= 22
+def test_the_side_of_a_document_is_decided_by_its_text_alone() -> None:
+    texts = [f"text {i}" for i in range(2000)]
+    cut = held_out_cut(texts, 0.2)
+    assert cut == held_out_cut(texts[::-1][:1000] * 2, 0.2) == int(0.2 * 2**64)
+    # four standard deviations of a binomial draw
+    assert abs(sum(place(text) < cut for text in texts) - 400) < 4 * (2000 * 0.2 * 0.8) ** 0.5
+
+
+@pytest.mark.parametrize("held_out", [1e-9, 0.5, 1 - 1e-9])
+def test_neither_side_of_a_tiny_source_is_empty(held_out: float) -> None:
+    for texts in (["a", "b"], ["a", "b", "c", "b"]):
+        cut = held_out_cut(texts, held_out)
+        assert 0 < sum(place(text) < cut for text in texts) < len(texts)
 
 
 def test_a_single_document_cannot_be_split() -> None:
     with pytest.raises(DataError, match="1 distinct document"):
-        split_by_document(["same", "same"], 0.1)
+        held_out_cut(["same", "same"], 0.1)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from integrand.train import shards
+from integrand.train.config import DataConfig
+from integrand.train.tokens import prepare
+
+shards.SHARD_TOKENS, shards.BATCH_DOCUMENTS = 2000, 4
+finish = shards._finish
+
+def finish_and_die(open_shards, progress, *rest):
+    if rest and len(progress.shards["train"]) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)  # with a shard written and not yet closed
+    finish(open_shards, progress, *rest)
+
+shards._finish = finish_and_die
+prepare(DataConfig(source=sys.argv[1], vocab_size=320, held_out=0.1), sys.argv[2])
+"""
+
+
+def test_a_killed_making_goes_on_and_ends_bitwise_the_same(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 2000)
+    monkeypatch.setattr(shards, "BATCH_DOCUMENTS", 4)
+    whole = prepare(config.data, tmp_path / "whole")
+    assert len(whole.train) >= 4
+    arguments = [sys.executable, "-c", KILLED, config.data.source, str(tmp_path / "cut"), "2"]
+    killed = subprocess.run(arguments, env=os.environ, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    [unfinished] = (tmp_path / "cut/tokens").glob("*.making")
+    first = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("train-*.bin")}
+    assert sorted(first) == ["train-00000.bin", "train-00001.bin"]
+    again = prepare(config.data, tmp_path / "cut")
+    assert files(again.folder) == files(whole.folder)
+    for name, then in first.items():
+        assert (again.folder / name).stat().st_mtime_ns == then
+
+
+def test_shards_of_any_size_hold_the_same_tokens(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 1)
+    monkeypatch.setattr(shards, "BATCH_CHARACTERS", 1)
+    small = prepare(config.data, tmp_path)
+    assert len(small.train) + len(small.held_out) == sum(tokens.header["documents"].values())
+    for mine, theirs in ((small.train, tokens.train), (small.held_out, tokens.held_out)):
+        assert np.array_equal(np.concatenate(mine), np.concatenate(theirs))
+
+
+def test_a_given_tokenizer_makes_the_tokens_it_was_made_with(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path
+) -> None:
+    given = shutil.copy(tokens.folder / "tokenizer.json", tmp_path / "own.json")
+    data = dataclasses.replace(config.data, tokenizer=str(given), vocab_size=1000)
+    again = prepare(data, tmp_path)
+    assert files(again.folder) == files(tokens.folder)
+    with pytest.raises(DataError, match=r"vocab_size must cover every token.* got 300; set it to 3"):
+        prepare(dataclasses.replace(data, vocab_size=300), tmp_path)
+    data = DataConfig(source=config.data.source, tokenizer=str(tmp_path / "none.json"))
+    with pytest.raises(DataError, match=r"readable tokenizer\.json"):
+        prepare(data, tmp_path)
 
 
 def test_impossible_settings_are_refused(config: TrainConfig, tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ class DataConfig:
     """Where text comes from and how it becomes tokens.
 
     `source` is `python-docs` (the standard library of the running Python: no download), a path to
-    a .txt, .jsonl or .parquet file or to a folder of them, or `hf:NAME` (streamed).
+    a .txt, .jsonl or .parquet file or to a folder of them, or `hf:NAME[:SUBSET]`. All are streamed.
     """
 
     source: str = "python-docs"
     vocab_size: int = 2048
     tokenizer: str | None = None  # a tokenizer.json; None: a byte-level BPE is trained on the text
     max_characters: int = 100_000_000
-    held_out: float = 0.03  # share of the documents' characters kept for evaluation
+    held_out: float = 0.03  # share of the documents kept for evaluation, by hash of their text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
