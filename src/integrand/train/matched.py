@@ -21,19 +21,10 @@ LARGEST_DIFFERENCE = 1e-3  # of parameters, relative to the first variant
 
 
 def variant_config(config: TrainConfig, variant: Variant) -> TrainConfig:
-    """`config` with the variant's block: d_hidden is the gated width, a plain block gets 1.5x.
-
-    Trained parameters per channel cost width: each makes a hidden unit heavier by one.
-    """
+    """`config` with the variant's block: d_hidden is the gated width, a plain block gets 1.5x."""
     d_hidden = config.model.d_hidden
     if not variant.gated:
         d_hidden = plain_width(d_hidden)
-    if variant.changes.get("activation_per_channel"):
-        matrices = 2 + variant.gated
-        unit = matrices * config.model.d_model
-        act = chosen(dataclasses.replace(config, activation=variant.activation))
-        own = sum(p.requires_grad for p in act.module().parameters())
-        d_hidden = round(d_hidden * unit / (unit + own))
     model = dataclasses.replace(config.model, gated=variant.gated, d_hidden=d_hidden)
     return dataclasses.replace(
         config, model=model, activation=variant.activation, **variant.changes
@@ -53,7 +44,8 @@ def matched(
 ) -> dict[str, Any]:
     """Train the variants one after the other; the summary, also written to out_dir/summary.json.
 
-    Checked before the first step: parameters within 0.1 % of the first variant's, and every tensor
+    Checked before the first step: weights, the activations' own aside, within 0.1 % of the first
+    variant's, and every tensor
     that two variants share by name and shape equal bit by bit. Checked after: the same batches in
     the same order. `activations` gives activations that are not in the catalogue by the names that
     variants use. Each variant's run lies in out_dir/FOLDER (see `train`).
@@ -134,16 +126,17 @@ def check_matched(
     digests: list[dict[str, str]] = []
     for variant, config, activation in zip(variants, configs, activations, strict=True):
         model = build(config, activation)
-        count = sum(p.numel() for p in model.parameters())
+        own = {id(p) for m in activation_modules(model).values() for p in m.parameters()}
+        # an activation's own parameters may be what a comparison is about
+        count = sum(p.numel() for p in model.parameters() if id(p) not in own)
         first_count = first_count or count
         difference = relative_difference(count, first_count)
         if difference > LARGEST_DIFFERENCE:
             raise Error(
-                f"variants must have equal parameters within 0.1 %, got {count} for "
+                f"variants must have equal weights within 0.1 %, got {count} for "
                 f"{variant.name} and {first_count} for {variants[0].name} "
                 f"({difference:.2%}); choose an even d_hidden"
             )
-        own = {id(p) for m in activation_modules(model).values() for p in m.parameters()}
         digests.append(
             {
                 f"{name} {tuple(p.shape)}": hashlib.sha256(p.detach().numpy().tobytes()).hexdigest()
