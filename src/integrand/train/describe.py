@@ -1,0 +1,55 @@
+"""What a config amounts to, before anything is trained."""
+
+from typing import NamedTuple
+
+import torch
+
+from integrand.models.decoder import Decoder
+from integrand.train.activations import chosen
+from integrand.train.config import TrainConfig
+
+STATE = {"adamw": 2, "ademamix": 3, "muon": 2}  # fp32 tensors per parameter; muon: at most
+
+
+class Description(NamedTuple):
+    """Sizes of a run; FLOPs count matrix products alone, forward and backward."""
+
+    parameters: int
+    tokens: int
+    tokens_per_parameter: float
+    flops_per_token: int
+    flops: float
+    state_bytes: int  # weights, gradients and optimiser state in fp32, activations not counted
+
+    def __str__(self) -> str:
+        return (
+            f"{self.parameters / 1e6:,.1f} M parameters, {self.tokens / 1e9:,.3f} B tokens "
+            f"({self.tokens_per_parameter:,.1f} per parameter), {self.flops_per_token / 1e9:,.2f} "
+            f"GFLOP per token, {self.flops:.3g} FLOP in all; weights, gradients and optimiser "
+            f"state: {self.state_bytes / 2**30:,.1f} GiB"
+        )
+
+
+def describe(config: TrainConfig) -> Description:
+    """Sizes of a run, from its model on the meta device: any size, no memory.
+
+    A token costs 6 FLOP per weight of a matrix product, the output matrix among them, and
+    12 layers d_model context for the products of attention, as if it were not causal
+    (arXiv:2204.02311, appendix B).
+    """
+    with torch.device("meta"):
+        model = Decoder(config.model, chosen(config), config.impl)
+    parameters = sum(p.numel() for p in model.parameters())
+    shape = config.model
+    # a tied embedding is looked up as well, and counts once
+    products = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    flops_per_token = 6 * products + 12 * shape.layers * shape.d_model * config.context
+    tokens = config.steps * config.batch_size * config.context
+    return Description(
+        parameters=parameters,
+        tokens=tokens,
+        tokens_per_parameter=tokens / parameters,
+        flops_per_token=flops_per_token,
+        flops=float(flops_per_token) * tokens,
+        state_bytes=4 * parameters * (2 + STATE[config.optimizer]),
+    )
