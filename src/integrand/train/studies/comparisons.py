@@ -98,7 +98,7 @@ def _wall_clock(study: Study, rung: str, a: str, b: str) -> Estimate:
 
 
 def _tokens_to_equal_loss(study: Study, rung: str, a: str, b: str) -> Estimate:
-    """ln of the share of a's tokens that b needs for a's loss: a mean of logs, a ratio of tokens."""
+    """ln of the share of a's tokens that b needs for a's loss: a mean of logs."""
     first, short, main, shared = _with_short(study, rung, a, b)
     return estimate([log_tokens_to(short[s], main[s], first[s]["loss"]) for s in shared])
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from integrand.errors import Error
-from integrand.train.studies.statistics import ALPHA, Estimate, estimate
+from integrand.train.studies.statistics import ALPHA, Estimate, estimate, scipy
 
 # rungs that a form needs: one more than it has parameters
 RUNGS_POWER = 3
@@ -56,39 +56,39 @@ def fit(compute: Sequence[float], losses: Sequence[Sequence[float]], seed: int =
     ci = None
     if min(map(len, losses)) >= 2:
         draw = np.random.default_rng(seed)
-        drawn = np.array([solve(c, _resampled(losses, draw)) for _ in range(RESAMPLES)])
+        means = np.stack([_resampled(np.asarray(v), draw) for v in losses], axis=1)
+        drawn = np.array([solve(c, row) for row in means])
         low, high = np.quantile(drawn, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
         ci = {k: (float(low[i]), float(high[i])) for i, k in enumerate(("E", "A", "a"))}
     return Fit(*found, reference=reference, offset=offset, ci=ci)
 
 
-def _resampled(losses: Sequence[Sequence[float]], draw: np.random.Generator) -> np.ndarray:
-    """Means of resampled seeds, spread so that their variance is that of a mean of n seeds."""
-    means = []
-    for values in losses:
-        n = len(values)
-        mean = np.mean(values)
-        # a bootstrap mean varies with (n - 1) / n of the unbiased variance: much, for five seeds
-        spread = math.sqrt(n / (n - 1))
-        means.append(mean + spread * (np.mean(draw.choice(values, n)) - mean))
-    return np.array(means)
+def _resampled(values: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """Means of the resampled losses of one rung, spread to Student's width.
+
+    A percentile interval of few values is far too narrow: of five seeds, a nominal 95 % hold the
+    truth in 80 %. The factor is that of the expanded percentile interval (arXiv:1411.5279).
+    """
+    norm, t = scipy("stats").norm, scipy("stats").t
+    n = len(values)
+    wider = math.sqrt(n / (n - 1)) * t.ppf(1 - ALPHA / 2, n - 1) / norm.ppf(1 - ALPHA / 2)
+    means = draw.choice(values, (RESAMPLES, n)).mean(axis=1)
+    return values.mean() + wider * (means - values.mean())
 
 
 def _power_law(c: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    a, log_a = np.polyfit(np.log(c), np.log(y), 1)
-    return 0.0, float(np.exp(log_a)), float(-a)
+    x, log_y = np.log(c), np.log(y)
+    a = -slope_over(x, log_y)
+    return 0.0, math.exp(log_y.mean() + a * x.mean()), a
 
 
 def _with_offset(c: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     """Least squares under E >= 0: E and A are linear once a is given, so one search over a."""
-    try:
-        from scipy.optimize import minimize_scalar
-    except ImportError:
-        raise Error("fits over a ladder need scipy; pip install scipy") from None
+    minimize_scalar = scipy("optimize").minimize_scalar
 
     def linear(log_a: float) -> tuple[float, float, float]:
         x = c ** -math.exp(log_a)
-        gradient = float(np.dot(x - x.mean(), y) / np.dot(x - x.mean(), x))
+        gradient = slope_over(x, y)
         constant = float(y.mean() - gradient * x.mean())
         if constant < 0:
             constant, gradient = 0.0, float(np.dot(x, y) / np.dot(x, x))
@@ -119,5 +119,7 @@ def trend(compute: Sequence[float], differences: Sequence[Mapping[int, float]]) 
 
 
 def slope_over(x: Any, y: Any) -> float:
-    """Least-squares slope of y over x."""
-    return float(np.polyfit(np.asarray(x, float), np.asarray(y, float), 1)[0])
+    """Least-squares slope of y over x; exactly 0 where y is constant."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    centred = x - x.mean()
+    return float(centred @ (y - y[0]) / (centred @ centred))

@@ -65,7 +65,7 @@ class Study:
         for name in (a, b):
             if name not in times and name != self.baseline:
                 raise NotMeasured(f"the step time of {name} at {rung} was not measured")
-        own = {"ratio": 1.0, "ratio_ci": (1.0, 1.0)}
+        own: dict[str, Any] = {"ratio": 1.0, "ratio_ci": (1.0, 1.0)}
         below, above = (own if v == self.baseline else times[v] for v in (a, b))
         (low_a, high_a), (low_b, high_b) = below["ratio_ci"], above["ratio_ci"]
         return above["ratio"] / below["ratio"], low_b / high_a, high_b / low_a

@@ -107,8 +107,14 @@ def _ladder(study: Study) -> dict[str, Any]:
             continue
         numbers = {k: getattr(found, k) for k in ("form", "E", "A", "a", "reference")}
         line = np.geomspace(min(compute), max(compute), 40)
-        fits.append({**row, "fit": {**numbers, "ci": found.ci}, "line": _line(found, line)})
+        fits.append(
+            {**row, "fit": {**numbers, "ci": _listed(found.ci)}, "line": _line(found, line)}
+        )
     return {"fits": fits, "trends": _trends(study)}
+
+
+def _listed(ci: Mapping[str, tuple[float, float]] | None) -> dict[str, list[float]] | None:
+    return ci and {name: list(ends) for name, ends in ci.items()}
 
 
 def _line(found: ladder.Fit, compute: Any) -> list[list[float]]:
@@ -140,7 +146,7 @@ def _trends(study: Study) -> list[dict[str, Any]]:
 
 def _depth(study: Study, rung: str) -> list[dict[str, Any]]:
     """Nonlinearity and every learned parameter by layer; the claims of a rung decided together."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for variant in study.variants:
         runs = [r for r in study.runs(rung, variant).values() if r["activation_values"]]
         if not runs or len(next(iter(runs[0]["activation_values"].values()))) < 2:
