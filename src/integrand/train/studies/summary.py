@@ -114,7 +114,7 @@ def _ladder(study: Study) -> dict[str, Any]:
 
 
 def _listed(ci: Mapping[str, tuple[float, float]] | None) -> dict[str, list[float]] | None:
-    return ci and {name: list(ends) for name, ends in ci.items()}
+    return None if ci is None else {name: list(ends) for name, ends in ci.items()}
 
 
 def _line(found: ladder.Fit, compute: Any) -> list[list[float]]:
