@@ -1,11 +1,17 @@
 import functools
+import json
 import logging
+import math
 import os
+import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import pytest
 import torch
 import torch.utils._device
 
@@ -42,3 +48,74 @@ for _name in ("empty", "empty_like", "empty_strided"):
     setattr(torch, _name, _poisoned(getattr(torch, _name)))
 for _name in ("new_empty", "new_empty_strided"):
     setattr(torch.Tensor, _name, _poisoned(getattr(torch.Tensor, _name)))
+
+
+@pytest.fixture(scope="session")
+def planted_study() -> Callable[..., Path]:
+    """Writes the folder of a study whose truth is known: a power law, a seed's own level, noise.
+
+    `effects` are the variants' differences in nats from the first; ReLU2 takes 0.9 of SwiGLU's
+    time. The layers of xIELU have values that fall with depth.
+    """
+    return _planted
+
+
+def _planted(
+    folder: Path,
+    effects: Mapping[str, float] = MappingProxyType({"SwiGLU": 0.0, "ReLU2": 0.0, "xIELU": -0.05}),
+    rungs: int = 4,
+    seeds: int = 5,
+    noise: float = 0.01,
+    draw_seed: int = 0,
+) -> Path:
+    draw = random.Random(draw_seed)
+    names = [f"{0.2 * 4**i:.1f}M" for i in range(rungs)]
+    levels = [draw.gauss(0, 0.03) for _ in range(seeds)]
+    ratios = {"SwiGLU": 1.0, "ReLU2": 0.9, "xIELU": 1.1}
+    activations = {"SwiGLU": "silu", "ReLU2": "relu2", "xIELU": "xielu"}
+    plan = {
+        "name": "planted",
+        "rungs": [{"name": n} for n in names],
+        "variants": [{"name": v, "activation": activations[v]} for v in effects],
+        "seeds": list(range(seeds)),
+        "resolve": 0.02,
+        "planned": {"tune": 6 * len(effects) * rungs, "short": seeds * len(effects) * rungs},
+        "command": "integrand study planted",
+    }
+    for part in ("records", "timing"):
+        (folder / part).mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps(plan))
+    for place, name in enumerate(names):
+        times = {
+            v: {"step_s": 0.1 * ratios[v], "ratio": ratios[v], "ratio_ci": [ratios[v]] * 2}
+            for v in effects
+        }
+        (folder / "timing" / f"{name}.json").write_text(json.dumps({"variants": times}))
+        parameters = 200_000 * 4**place
+        for variant, effect in effects.items():
+            runs = [("main", 1.0, s, 3e-3) for s in range(seeds)]
+            runs += [("short", 0.5, s, 3e-3) for s in range(seeds)]
+            runs += [("tune", 0.25, 100 + s, lr) for s in range(2) for lr in (1e-3, 3e-3, 9e-3)]
+            for arm, share, seed, lr in runs:
+                tokens = int(20 * parameters * share)
+                level = levels[seed] if seed < seeds else 0.0
+                loss = 2 + 3 * (6.0 * parameters * tokens / 1e13) ** -0.1 + level + effect
+                loss += draw.gauss(0, noise / math.sqrt(2)) + (0.1 if lr != 3e-3 else 0.0)
+                learned = {"alpha_p": [0.9 - 0.2 * i + draw.gauss(0, 0.02) for i in range(4)]}
+                learned["alpha_n"] = [0.8] * 4
+                values = learned if variant == "xIELU" else {}
+                record = {
+                    "rung": name, "variant": variant, "arm": arm, "lr": lr, "seed": seed,
+                    "parameters": parameters, "flops_per_token": 6.0 * parameters, "steps": 100,
+                    "tokens": tokens, "loss": loss, "bits_per_byte": loss / 2, "diverged": None,
+                    "held_out": [[0, 7.0, 3.5], [50, loss + 1, 2.0], [100, loss, loss / 2]],
+                    "activation_history": [[0, {k: [0.8] * 4 for k in values}], [100, values]],
+                    "activation_values": values, "wall_s": 10.0 * ratios[variant],
+                    "tokens_per_s": 1e4, "mfu": None, "memory_bytes": 1 << 30,
+                    "batches_sha256": f"{name}-{arm}-{seed}", "data_sha256": "d" * 64,
+                    "config": {"activation": activations[variant]},
+                    "environment": {"python": "3.11", "torch": "2.13", "device": "cpu"},
+                }  # fmt: skip
+                path = folder / "records" / f"{name}-{variant}-{arm}-{seed}-{lr}.json"
+                path.write_text(json.dumps(record))
+    return folder

@@ -21,7 +21,7 @@ GROUND = ("errors", "cache")
 ABOVE = ("__init__", "declared", "trained", "demo", "cli")
 OPTIONAL = {
     "accelerate", "datasets", "gguf", "huggingface_hub", "jax", "matplotlib", "optuna", "pyarrow",
-    "tokenizers", "transformers", "triton", "tyro",
+    "scipy", "tokenizers", "transformers", "triton", "tyro",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

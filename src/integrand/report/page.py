@@ -34,10 +34,16 @@ SECTIONS: tuple[tuple[str, str, str, Body], ...] = (
 def write_report(folder: Path | str) -> Path:
     """Write report.html and report.json into a folder from the results that lie there.
 
+    Of a study, report.html, summary.json and study.svg (`study_page`).
+
     Raises:
         DataError: the folder holds no results, or jinja2 or matplotlib is missing.
     """
+    from integrand.report.study_page import is_study, write_study
+
     folder = Path(folder)
+    if is_study(folder):
+        return write_study(folder)
     data = collect(folder)
     text = page(data)
     write_json(folder / "report.json", data)

@@ -10,6 +10,7 @@ from integrand.errors import DataError
 from integrand.report import tables
 from integrand.report.gpu_table import gpu
 from integrand.report.speed_cases import speed_cases
+from integrand.report.study_words import results
 from integrand.train.files import read_json
 
 _TABLES = {
@@ -17,13 +18,18 @@ _TABLES = {
     "bench": lambda data: speed_cases(data["rows"]),
     "gpu": gpu,
     "output_only": lambda data: tables.output_only(data["rows"]),
-    "study": lambda data: tables.study(data["variants"]),
+    "study": lambda data: _study(data),
 }
 
 
 def _certificates(rows: list[Any]) -> tables.Table:
     every_fp32 = all(row.get("beyond_f") is not None for row in rows)
     return tables.exhaustive(rows) if every_fp32 else tables.certificates(rows)
+
+
+def _study(data: Any) -> tables.Table:
+    """Of a study over seeds and sizes, or of one matched training."""
+    return results(data) if "ladder" in data else tables.study(data["variants"])
 
 
 def picture(act: Any) -> str:

@@ -40,7 +40,7 @@ def estimate(values: Sequence[float], alpha: float = ALPHA) -> Estimate:
     sd = statistics.stdev(values)
     if sd == 0:
         return Estimate(n, mean, 0.0, (mean, mean), float(mean == 0))
-    t = _scipy("stats").t
+    t = scipy("stats").t
     error = sd / math.sqrt(n)
     half = error * float(t.ppf(1 - alpha / 2, n - 1))
     p = 2 * float(t.sf(abs(mean) / error, n - 1))
@@ -73,10 +73,11 @@ def verdict(difference: float, p: float | None, alpha: float = ALPHA) -> str:
 
 def power(effect: float, sd: float, n: int, alpha: float = ALPHA) -> float:
     """The chance that n pairs with this standard deviation show an effect of this size."""
-    stats = _scipy("stats")
+    stats = scipy("stats")
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
     shift = abs(effect) * math.sqrt(n) / sd
-    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+    # the left tail as the right one of the mirror image: scipy's cdf answers NaN far out
+    return float(sum(stats.nct.sf(critical, n - 1, s) for s in (shift, -shift)))
 
 
 def min_detectable_effect(sd: float, n: int, alpha: float = ALPHA, wanted: float = POWER) -> float:
@@ -85,7 +86,7 @@ def min_detectable_effect(sd: float, n: int, alpha: float = ALPHA, wanted: float
         return math.inf
     if sd == 0:
         return 0.0
-    optimize, t = _scipy("optimize"), _scipy("stats").t
+    optimize, t = scipy("optimize"), scipy("stats").t
     # power grows with the effect; an effect of 20 critical values is seen almost surely for any n
     most = 20 * float(t.ppf(1 - alpha / 2, n - 1)) / math.sqrt(n)
     return sd * float(optimize.brentq(lambda e: power(e, 1.0, n, alpha) - wanted, 0.0, most))
@@ -111,7 +112,8 @@ def seeds_needed(
     return at_most
 
 
-def _scipy(part: str) -> Any:
+def scipy(part: str) -> Any:
+    """`optimize` or `stats` of scipy, an optional library."""
     try:
         from scipy import optimize, stats
     except ImportError:

@@ -1,0 +1,164 @@
+"""What a study found, in sentences and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from integrand.report.tables import Cell, Table, number
+
+Data = Mapping[str, Any]
+_KIND = {"better": "good", "worse": "bad"}
+
+
+def headline(summary: Data) -> list[str]:
+    """A sentence per pair about the largest rung compared, then what the study cannot see."""
+    said = []
+    for a, b in dict.fromkeys((r["a"], r["b"]) for r in summary["comparisons"]):
+        measured = [r for r in _rows(summary, a, b, "tokens") if r["difference"] is not None]
+        if measured:
+            said.append(_pair(summary, measured[-1]))
+    effect = summary["min_detectable_effect"]
+    if effect is not None:
+        said.append(
+            f"With chance {summary['power']:g} every one of these comparisons would have shown a"
+            f" difference of {number(effect, 2)} nats."
+        )
+    main = summary["progress"]["main"]
+    if main["finished"] < main["planned"]:
+        said.append(f"Unfinished: {main['finished']} of {main['planned']} main runs.")
+    failed = [c["what"] for c in summary["checks"] if not c["ok"]]
+    if failed:
+        said.append(f"Not matched: {', '.join(failed)}.")
+    return said or ["No pair of variants has finished runs of the same seed yet."]
+
+
+def _pair(summary: Data, row: Data) -> str:
+    a, b, rung = row["a"], row["b"], row["rung"]
+    words = {"better": f"{b} is better than {a}", "worse": f"{b} is worse than {a}",
+             "cannot tell": f"{b} and {a} cannot be told apart"}  # fmt: skip
+    tokens = next(v["tokens"] for v in summary["variants"] if (v["name"], v["rung"]) == (b, rung))
+    text = (
+        f"At {rung} parameters and {number(tokens / 1e6)} million tokens {words[row['verdict']]}: "
+        f"{difference(row)} nats per token, {row['n']} {'seed' if row['n'] == 1 else 'seeds'}"
+    )
+    if row["p_corrected"] is not None:
+        text += f", corrected p = {number(row['p_corrected'], 2)}"
+    for at, what in (("wall_clock", "at equal time"), ("tokens_to_equal_loss", "tokens needed")):
+        for other in _rows(summary, a, b, at):
+            if other["rung"] == rung and other["difference"] is not None:
+                text += f"; {what} {difference(other)} ({other['verdict']})"
+    return text + "."
+
+
+def difference(row: Data) -> str:
+    """A signed difference with its interval; tokens as a percentage."""
+    if row["difference"] is None:
+        return "–"
+    percent = row["unit"] == "share of tokens"
+
+    def signed(value: float) -> str:
+        return (f"{100 * value:+.0f} %" if percent else f"{value:+.4f}").replace("-", "−")
+
+    ends = f" [{signed(row['ci'][0])}, {signed(row['ci'][1])}]" if row["ci"] else ""
+    return signed(row["difference"]) + ends
+
+
+def results(summary: Data) -> Table:
+    """One line per rung and variant: loss with its interval, and the differences from the baseline
+    with their verdicts."""
+    head = ["size", "variant", "parameters", "tokens", "seeds", "held-out loss", "bits per byte",
+            f"against {summary['baseline']}, equal tokens", "verdict", "equal time", "verdict",
+            "tokens to equal loss"]  # fmt: skip
+    lines, breaks, before = [], set(), None
+    for row in summary["variants"]:
+        if before not in (None, row["rung"]):
+            breaks.add(len(lines))
+        before = row["rung"]
+        found = {
+            at: next((r for r in _rows(summary, summary["baseline"], row["name"], at)
+                      if r["rung"] == row["rung"]), None)
+            for at in ("tokens", "wall_clock", "tokens_to_equal_loss")
+        }  # fmt: skip
+        lines.append(
+            [
+                Cell(row["rung"]),
+                Cell(row["name"]),
+                Cell(f"{row['parameters']:,}", "n"),
+                Cell(f"{row['tokens']:,}", "n"),
+                Cell(_seeds(row), "n"),
+                Cell(_loss(row), "n"),
+                Cell(number(row["bits_per_byte"], 4), "n"),
+                *_compared(found["tokens"]),
+                *_compared(found["wall_clock"]),
+                _compared(found["tokens_to_equal_loss"])[0],
+            ]
+        )
+    return Table(head, lines, frozenset(breaks))
+
+
+def _seeds(row: Data) -> str:
+    lost = len(row["diverged"])
+    return f"{len(row['seeds'])}" + (f", {lost} diverged" if lost else "")
+
+
+def _loss(row: Data) -> str:
+    if row["loss_mean"] is None:
+        return "–"
+    if row["loss_ci"] is None:
+        return f"{row['loss_mean']:.4f}"
+    return f"{row['loss_mean']:.4f} ± {(row['loss_ci'][1] - row['loss_ci'][0]) / 2:.4f}"
+
+
+def _compared(row: Data | None) -> tuple[Cell, Cell]:
+    if row is None:
+        return Cell("–", "n aside"), Cell("–", "aside")
+    return Cell(difference(row), "n"), Cell(row["verdict"], _KIND.get(row["verdict"], "aside"))
+
+
+def trends(summary: Data) -> list[str]:
+    """Does a difference change with scale, and how does loss fall with compute."""
+    said = []
+    for row in summary["ladder"]["trends"]:
+        text = f"{row['b']} against {row['a']}: {row['verdict']}"
+        if row["change"] is not None:
+            ends = row["ci"] and " [" + ", ".join(f"{v:+.4f}" for v in row["ci"]) + "]"
+            text += f", {row['change']:+.4f}{ends or ''} nats per tenfold compute"
+        said.append(text.replace("-", "−") + ".")
+    for row in summary["ladder"]["fits"]:
+        if row["fit"] is None:
+            said.append(f"{row['variant']}: no fit, {row['reason']}.")
+            continue
+        ci = row["fit"]["ci"]
+        ends = f" (95 % interval {ci['a'][0]:.3f} to {ci['a'][1]:.3f})" if ci else ""
+        floor = f"{row['fit']['E']:.3f} + " if row["fit"]["E"] else ""
+        said.append(
+            f"{row['variant']}: L = {floor}{row['fit']['A']:.3f} · (C/{row['fit']['reference']:.2g}"
+            f" FLOPs)^−{row['fit']['a']:.3f}{ends}."
+        )
+    return said
+
+
+def depth_table(rows: Sequence[Data]) -> Table:
+    """Change over depth of every measure, with its verdict."""
+    head = ["size", "variant", "measure", "first layer", "last layer", "change", "95 % interval",
+            "corrected p", "verdict"]  # fmt: skip
+    lines = [
+        [
+            Cell(r["rung"]),
+            Cell(r["variant"]),
+            Cell(r["measure"]),
+            *(Cell(number(r["by_layer"][i], 3), "n") for i in (0, -1)),
+            Cell(f"{r['change']:+.4f}", "n"),
+            Cell(" … ".join(f"{v:+.4f}" for v in r["ci"]) if r["ci"] else "–", "n"),
+            Cell(number(r["p_corrected"], 2), "n"),
+            Cell(r["verdict"]),
+        ]
+        for r in rows
+        if r["change"] is not None
+    ]
+    return Table(head, lines)
+
+
+def _rows(summary: Data, a: str, b: str, at: str) -> list[Data]:
+    return [r for r in summary["comparisons"] if (r["a"], r["b"], r["at"]) == (a, b, at)]

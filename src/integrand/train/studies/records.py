@@ -1,0 +1,148 @@
+"""The records of a study as its folder holds them, and whether they may be compared at all."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from integrand.errors import DataError
+from integrand.train.files import read_json
+from integrand.train.studies.budgets import NotMeasured
+from integrand.train.studies.rates import loss
+
+Record = Mapping[str, Any]
+ARMS = ("tune", "main", "short")
+# of parameters and of FLOPs per token, relative to the baseline
+LARGEST_DIFFERENCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan, the runs finished so far, and step times measured apart from them.
+
+    The plan has `rungs` and `variants` (lists of objects with a `name`, in order), `seeds`, and
+    optionally `baseline` (else the first variant), `pairs` of variants to compare (else every
+    variant against the baseline), `resolve`, `planned` (runs by arm), `command`.
+    """
+
+    plan: Mapping[str, Any]
+    records: Sequence[Record]
+    timing: Mapping[str, Any]
+
+    @cached_property
+    def rungs(self) -> list[str]:
+        return [rung["name"] for rung in self.plan["rungs"]]
+
+    @cached_property
+    def variants(self) -> list[str]:
+        return [variant["name"] for variant in self.plan["variants"]]
+
+    @property
+    def baseline(self) -> str:
+        return self.plan.get("baseline") or self.variants[0]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        others = [[self.baseline, v] for v in self.variants if v != self.baseline]
+        return [(a, b) for a, b in self.plan.get("pairs") or others]
+
+    def runs(self, rung: str, variant: str, arm: str = "main") -> dict[int, Record]:
+        """Runs that reached a loss, by seed."""
+        found = self.all_runs(rung, variant, arm)
+        return {r["seed"]: r for r in found if loss(r) < float("inf")}
+
+    def all_runs(self, rung: str, variant: str, arm: str = "main") -> list[Record]:
+        """Diverged ones too, by seed."""
+        wanted = (rung, variant, arm)
+        found = [r for r in self.records if (r["rung"], r["variant"], r["arm"]) == wanted]
+        return sorted(found, key=lambda r: r["seed"])
+
+    def time_ratio(self, rung: str, a: str, b: str) -> tuple[float, float, float]:
+        """Step time of b over a's, and the ends of its interval."""
+        times = self.timing.get(rung, {}).get("variants", {})
+        for name in (a, b):
+            if name not in times and name != self.baseline:
+                raise NotMeasured(f"the step time of {name} at {rung} was not measured")
+        own: dict[str, Any] = {"ratio": 1.0, "ratio_ci": (1.0, 1.0)}
+        below, above = (own if v == self.baseline else times[v] for v in (a, b))
+        (low_a, high_a), (low_b, high_b) = below["ratio_ci"], above["ratio_ci"]
+        return above["ratio"] / below["ratio"], low_b / high_a, high_b / low_a
+
+    def missing(self) -> list[dict[str, Any]]:
+        """Runs of the main arm that the plan has and the folder has not."""
+        done = {(r["rung"], r["variant"], r["seed"]) for r in self.records if r["arm"] == "main"}
+        wanted = ((g, v, s) for g in self.rungs for v in self.variants for s in self.plan["seeds"])
+        names = ("rung", "variant", "seed")
+        return [dict(zip(names, w, strict=True)) for w in wanted if w not in done]
+
+    def progress(self) -> dict[str, dict[str, Any]]:
+        """Finished and planned runs by arm; planned is None where the plan does not say."""
+        done = Counter(r["arm"] for r in self.records)
+        count = len(self.rungs) * len(self.variants) * len(self.plan["seeds"])
+        planned = {"main": count} | dict(self.plan.get("planned") or {})
+        return {arm: {"finished": done[arm], "planned": planned.get(arm)} for arm in ARMS}
+
+
+def load(folder: Path | str) -> Study:
+    """The study in a folder.
+
+    Raises:
+        DataError: a file is missing or damaged, or the runs cannot be compared: other data, other
+            batches, or two runs where there must be one.
+    """
+    folder = Path(folder)
+    if not (folder / "study.json").exists():
+        raise DataError(f"{folder} must hold study.json, the plan of a study; run it first")
+    records = [read_json(path) for path in sorted((folder / "records").glob("*.json"))]
+    timing = {path.stem: read_json(path) for path in sorted((folder / "timing").glob("*.json"))}
+    study = Study(read_json(folder / "study.json"), records, timing)
+    if not records:
+        raise DataError(f"{folder / 'records'} must hold the records of finished runs, got none")
+    _one_value(records, "data_sha256", lambda r: "all runs")
+    whole = [r for r in records if r["diverged"] is None]
+    _one_value(whole, "batches_sha256", lambda r: f"{r['rung']}, {r['arm']}, seed {r['seed']}")
+    _one_value(
+        [r for r in records if r["arm"] != "tune"],
+        "lr",
+        lambda r: f"{r['rung']}, {r['variant']}, {r['arm']}",
+    )
+    runs = Counter((r["rung"], r["variant"], r["arm"], r["lr"], r["seed"]) for r in records)
+    for run, count in runs.items():
+        if count > 1:
+            raise DataError(f"a run must have one record, got {count} of {run}; remove one")
+    return study
+
+
+def _one_value(records: Sequence[Record], key: str, group: Any) -> None:
+    known: dict[str, Record] = {}
+    for record in records:
+        first = known.setdefault(group(record), record)
+        if record[key] != first[key]:
+            raise DataError(
+                f"{key} must be equal within {group(record)}, got {str(first[key])[:12]} for "
+                f"{first['variant']} and {str(record[key])[:12]} for {record['variant']} (seed "
+                f"{record['seed']}); move the records that do not belong out of the folder"
+            )
+
+
+def checks(study: Study) -> list[dict[str, Any]]:
+    """Whether the sides of every rung are matched: parameters, FLOPs and tokens per run."""
+    return [
+        {"what": f"{key} at {rung}", "largest_difference": worst, "ok": worst <= allowed}
+        for rung in study.rungs
+        for key, allowed in (
+            ("parameters", LARGEST_DIFFERENCE),
+            ("flops_per_token", LARGEST_DIFFERENCE),
+            ("tokens", 0.0),
+        )
+        for worst in _worst(study, rung, key)
+    ]
+
+
+def _worst(study: Study, rung: str, key: str) -> Iterator[float]:
+    first = study.all_runs(rung, study.baseline)
+    if first:
+        all_runs = (r for v in study.variants for r in study.all_runs(rung, v))
+        yield max(abs(r[key] / first[0][key] - 1) for r in all_runs)
