@@ -328,6 +328,62 @@ def train(
     return 0
 
 
+def study(
+    recipe: str = "ladder",
+    /,
+    data: str = "python-docs",
+    out: Path | None = None,
+    size: tuple[str, ...] = (),
+    resolve: float | None = None,
+    seeds: tuple[int, int] | None = None,
+    runs: int | None = None,
+    threads: int | None = None,
+    timing: bool = False,
+    json: Path | None = None,
+) -> int:
+    """Train matched variants over sizes and seeds, and say what the differences are worth.
+
+    The same command goes on after a stop; several processes or machines that run it on one folder
+    share the work. Records of runs, summary.json and report.html lie in the folder.
+
+    Args:
+        recipe: ladder (seven activations and ablations of xIELU) or smoke (minutes, no evidence).
+        data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME:SUBSET
+            such as hf:HuggingFaceFW/fineweb-edu:sample-10BT.
+        out: the folder (default: runs/study/RECIPE).
+        size: sizes of the ladder such as 0.2M, ascending; may be repeated (default: 0.1M to 1.2M).
+        resolve: the difference in nats per token that the number of seeds is chosen for.
+        seeds: fewest and most seeds (default: 5 10).
+        runs: train at most this many runs here.
+        threads: of this process: 1 for each of several processes on one machine.
+        timing: measure the step times of all variants by turns and train nothing; on a machine
+            that does nothing else.
+        json: also write the summary as JSON.
+    """
+    import torch
+
+    from integrand.report import write_report
+    from integrand.report.study_words import headline
+    from integrand.train.studies import run_study, studies, time_rung
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    plan = studies(recipe, data, size, resolve=resolve, seeds=seeds)
+    folder = out or Path("runs/study") / plan.name
+    if timing:
+        for rung in plan.rungs:
+            time_rung(plan, rung, folder)
+    else:
+        run_study(plan, folder, at_most=runs)
+    page = write_report(folder)
+    from integrand.train.files import read_json
+
+    summary = read_json(folder / "summary.json")
+    _keep(json, summary)
+    print(*headline(summary), page, sep="\n")
+    return 0
+
+
 def inspect(where: str, /, html: Path | None = None, json: Path | None = None) -> int:
     """Show a checkpoint's activation parameters by depth, reading no other tensor.
 
@@ -387,6 +443,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "bench": bench,
     "list": list_,
     "train": train,
+    "study": study,
     "inspect": inspect,
     "report": report,
     "demo": demo,

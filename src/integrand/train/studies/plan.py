@@ -62,6 +62,11 @@ class Plan:
             if lost := [v.like for v in rung.variants if v.like and v.like not in names]:
                 raise Error(f"a variant of {rung.name} is like '{lost[0]}', which is not in it")
 
+    @property
+    def variants(self) -> list[Variant]:
+        """Those of all rungs, each name once, in order."""
+        return list({v.name: v for rung in self.rungs for v in rung.variants}.values())
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as study.json keeps it."""
         return {
@@ -79,6 +84,12 @@ class Plan:
                 }
                 for rung in self.rungs
             ],
+            "variants": [{"name": v.name, "like": v.like} for v in self.variants],
+            "baseline": self.rungs[0].variants[0].name,
+            "pairs": [
+                [v.like or self.rungs[0].variants[0].name, v.name] for v in self.variants[1:]
+            ],
+            "seeds": list(range(self.seeds_at_least)),
             **{
                 key: getattr(self, key)
                 for key in (

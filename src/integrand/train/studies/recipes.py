@@ -1,5 +1,8 @@
 """Studies as Python functions that return their full plan."""
 
+import dataclasses
+from collections.abc import Callable, Sequence
+
 from integrand.errors import Error
 from integrand.models.decoder import DecoderConfig
 from integrand.train.config import DataConfig, TrainConfig, Variant
@@ -89,6 +92,45 @@ def parameters(model: DecoderConfig) -> int:
     return model.vocab_size * d + model.layers * (attention + block + 2 * d) + d
 
 
+def studies(
+    name: str,
+    data: str,
+    sizes: Sequence[str] = (),
+    *,
+    resolve: float | None = None,
+    seeds: tuple[int, int] | None = None,
+) -> Plan:
+    """The study of that name, with other sizes, resolution or numbers of seeds."""
+    if name not in STUDIES:
+        raise Error(f"studies are {', '.join(STUDIES)}, got {name!r}; see `integrand study --help`")
+    if sizes and name != "ladder":
+        raise Error(f"sizes belong to the ladder; leave them out of {name}")
+    plan = ladder(data, tuple(sizes)) if sizes else STUDIES[name](data)
+    if resolve is not None:
+        plan = dataclasses.replace(plan, resolve=resolve)
+    if seeds is not None:
+        plan = dataclasses.replace(plan, seeds_at_least=seeds[0], seeds_at_most=seeds[1])
+    return plan
+
+
+def smoke(data: str) -> Plan:
+    """Three variants in a decoder too small to learn much: every part of a study in minutes."""
+    config = dataclasses.replace(
+        size("0.1M", data, compiled=False),
+        **{"steps": 40, "warmup_steps": 4, "decay_steps": 10, "eval_every": 20},
+        **{"eval_sequences": 32, "log_every": 1, "batch_size": 8},
+    )
+    return Plan(
+        name="smoke",
+        rungs=(Rung(name="0.1M", config=config, variants=(*COMPARED[:1], *COMPARED[2:4])),),
+        rates=(5e-3, 1e-2),
+        tuning_seeds=(1000,),
+        seeds_at_least=2,
+        seeds_at_most=2,
+        widenings=0,
+    )
+
+
 def ladder(data: str, sizes: tuple[str, ...] = ("0.1M", "0.2M", "0.5M", "1.2M")) -> Plan:
     """SwiGLU, GELU, ReLU^2, xIELU and three siblings at equal parameters, FLOPs and tokens.
 
@@ -113,3 +155,6 @@ def ladder(data: str, sizes: tuple[str, ...] = ("0.1M", "0.2M", "0.5M", "1.2M"))
         rates=(5e-3, 1e-2, 2e-2),
         activations={"xielu-clamped": Clamped()},
     )
+
+
+STUDIES: dict[str, Callable[[str], Plan]] = {"ladder": ladder, "smoke": smoke}

@@ -73,15 +73,22 @@ class Study:
     def missing(self) -> list[dict[str, Any]]:
         """Runs of the main arm that the plan has and the folder has not."""
         done = {(r["rung"], r["variant"], r["seed"]) for r in self.records if r["arm"] == "main"}
-        wanted = ((g, v, s) for g in self.rungs for v in self.variants for s in self.plan["seeds"])
         names = ("rung", "variant", "seed")
-        return [dict(zip(names, w, strict=True)) for w in wanted if w not in done]
+        return [dict(zip(names, w, strict=True)) for w in self._planned() if w not in done]
+
+    def _planned(self) -> list[tuple[str, str, int]]:
+        """Main runs; a rung may have variants of its own, else it has all."""
+        return [
+            (rung["name"], variant, seed)
+            for rung in self.plan["rungs"]
+            for variant in [v["name"] for v in rung.get("variants", ())] or self.variants
+            for seed in self.plan["seeds"]
+        ]
 
     def progress(self) -> dict[str, dict[str, Any]]:
         """Finished and planned runs by arm; planned is None where the plan does not say."""
         done = Counter(r["arm"] for r in self.records)
-        count = len(self.rungs) * len(self.variants) * len(self.plan["seeds"])
-        planned = {"main": count} | dict(self.plan.get("planned") or {})
+        planned = {"main": len(self._planned())} | dict(self.plan.get("planned") or {})
         return {arm: {"finished": done[arm], "planned": planned.get(arm)} for arm in ARMS}
 
 
