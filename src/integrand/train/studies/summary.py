@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from integrand.errors import Error
-from integrand.train.studies import depth, ladder
+from integrand.train.studies import depth, scaling
 from integrand.train.studies.comparisons import comparisons, differences
 from integrand.train.studies.rates import best_rate, sweep
 from integrand.train.studies.records import Record, Study, checks, load
@@ -101,7 +101,7 @@ def _ladder(study: Study) -> dict[str, Any]:
         row: dict[str, Any] = {"variant": variant, "compute": compute}
         row["losses"] = losses
         try:
-            found = ladder.fit(compute, losses)
+            found = scaling.fit(compute, losses)
         except Error as reason:
             fits.append({**row, "fit": None, "reason": str(reason)})
             continue
@@ -117,7 +117,7 @@ def _listed(ci: Mapping[str, tuple[float, float]] | None) -> dict[str, list[floa
     return None if ci is None else {name: list(ends) for name, ends in ci.items()}
 
 
-def _line(found: ladder.Fit, compute: Any) -> list[list[float]]:
+def _line(found: scaling.Fit, compute: Any) -> list[list[float]]:
     return [[float(f"{c:.6g}"), float(f"{found.at(c):.6g}")] for c in compute]
 
 
@@ -128,7 +128,7 @@ def _trends(study: Study) -> list[dict[str, Any]]:
         compute = [_flops(next(iter(study.runs(g, b).values()))) for g, _ in rungs]
         row: dict[str, Any] = {"a": a, "b": b, "unit": "nats per tenfold compute"}
         try:
-            change = ladder.trend(compute, [d for _, d in rungs])
+            change = scaling.trend(compute, [d for _, d in rungs])
         except Error as reason:
             rows.append({**row, "change": None, "verdict": "not measured", "reason": str(reason)})
             found.append(None)
