@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 # a cache of this run's own: nothing that an earlier version derived or compiled may pass a test
 os.environ.setdefault("INTEGRAND_CACHE", tempfile.mkdtemp(prefix="integrand-tests-"))
@@ -34,6 +35,8 @@ def _poisoned(original: Callable[..., Any]) -> Callable[..., Any]:
     return empty
 
 
+# `with torch.device(...)` knows these functions by identity: those from before the next lines
+_device_constructors()
 # unwritten memory must not pass for zeros: everywhere, in autograd's threads too
 for _name in ("empty", "empty_like", "empty_strided"):
     setattr(torch, _name, _poisoned(getattr(torch, _name)))
