@@ -317,6 +317,7 @@ def train(
         json: also write the summary as JSON.
     """
     from integrand.train import matched
+    from integrand.train.alarms import divergence
     from integrand.trained import recipe
 
     config, chosen, activations = recipe(variants, data, steps, seed)
@@ -325,7 +326,10 @@ def train(
     from integrand.report.tables import study
 
     print(study(summary["variants"]).plain())
-    return 0
+    lost = [v for v in summary["variants"] if v["diverged"]]
+    for variant in lost:
+        _fail(f"{variant['name']} {divergence(variant['diverged'])}", 1)
+    return 1 if lost else 0
 
 
 def study(

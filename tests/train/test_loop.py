@@ -81,6 +81,18 @@ def test_the_saved_weights_are_those_of_the_last_step(
     assert not (whole[0] / "checkpoints").exists()
 
 
+def test_the_record_keeps_the_course_of_the_run(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, record = whole
+    assert record["held_out"] == [
+        [row["step"], row["loss"], row["bits_per_byte"]] for row in rows(folder, "held_out")
+    ]
+    assert [step for step, _ in record["activation_history"]] == [0, 5, 10, 15, 20]
+    assert record["activation_history"][-1][1] == record["activation_values"]
+    # the first step of a process is not timed
+    assert record["timed_steps"] == 19
+    assert 0 < record["train_s"] < record["wall_s"]
+
+
 @pytest.mark.parametrize("stop", [1, 4, 5, 13, 20])
 def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(
     whole: tuple[Path, dict[str, Any]],
@@ -103,7 +115,8 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_bits(
     assert steps[0] == (stop - 1) // 5 * 5 + 1
     for kind in ("train", "held_out", "activation"):
         assert rows(tmp_path, kind) == rows(whole[0], kind)
-    assert record["batches_sha256"] == whole[1]["batches_sha256"]
+    for key in ("batches_sha256", "held_out", "activation_history"):
+        assert record[key] == whole[1][key]
     ours, theirs = (path / "model.safetensors" for path in (tmp_path, whole[0]))
     assert ours.read_bytes() == theirs.read_bytes()
 

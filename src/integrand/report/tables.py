@@ -263,13 +263,17 @@ def study(rows: Sequence[Row]) -> Table:
                 Cell(r["name"]),
                 Cell(f"{r['parameters']:,}", "n"),
                 Cell(f"{r['tokens']:,}", "n"),
-                Cell(f"{r['loss_mean']:.3f}", "n"),
-                Cell(f"{r['bits_per_byte']:.3f}", "n"),
+                Cell(_to_three(r["loss_mean"]), "n"),
+                Cell(_to_three(r["bits_per_byte"]), "n"),
                 Cell(f"{r['wall_s']:.0f} s", "n"),
             ]
             for r in rows
         ],
     )
+
+
+def _to_three(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.3f}"
 
 
 def output_only(rows: Sequence[Row]) -> Table:

@@ -15,11 +15,17 @@ from integrand.train.files import read_json
 
 @dataclass(slots=True)
 class Progress:
-    """Steps done, the hash of the batches they saw, and the seconds they took."""
+    """Steps done, the hash of the batches they saw, and the seconds they took.
+
+    `seconds` counts everything, `train_seconds` the training alone of `timed_steps` steps: all but
+    the first of each process.
+    """
 
     step: int = 0
     batches_sha256: str = ""
     seconds: float = 0.0
+    timed_steps: int = 0
+    train_seconds: float = 0.0
 
 
 def save(

@@ -33,9 +33,9 @@ class MetricsLog:
 
     def __init__(self, path: Path, keep_until: int) -> None:
         """Open for appending; rows after step `keep_until` belong to lost steps and go."""
-        kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
+        self.kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        scratch.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         scratch.replace(path)
         self._file = path.open("a")
 

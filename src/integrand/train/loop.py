@@ -16,10 +16,12 @@ from integrand.nn.gated import MakesModule
 from integrand.nn.groups import activation_modules
 from integrand.train import checkpoint
 from integrand.train.activations import chosen
+from integrand.train.alarms import Alarms
 from integrand.train.batches import Batches, Windows, running_hash
+from integrand.train.compute import cost, reset_memory
 from integrand.train.config import TrainConfig
 from integrand.train.evaluate import evaluate, held_out_windows
-from integrand.train.files import MetricsLog, write_json
+from integrand.train.files import MetricsLog, read_metrics, write_json
 from integrand.train.optimisers import make_optimizer
 from integrand.train.progress import Interruption, ProgressLine
 from integrand.train.runs import (
@@ -53,7 +55,9 @@ def train(
     `activation` replaces the catalogue entry named in `config`. A run that was stopped goes on
     from its last checkpoint, with the losses it would have had (bitwise on a CPU with as many
     threads); a finished one returns its record. `on_step(step, loss)` is called after each step.
-    Files: run.json (the config), metrics.jsonl, model.safetensors, record.json.
+    Files: run.json (the config), metrics.jsonl, model.safetensors, record.json. A run whose loss or
+    gradient stops being finite ends there: its record has `diverged`, the step, and no loss, and
+    there are no weights.
     """
     out_dir = Path(out_dir)
     activation = chosen(config, activation)
@@ -69,8 +73,13 @@ def train(
     batches = Batches(Windows(tokens.train, config.context), config.batch_size, config.seed)
     held_out = held_out_windows(Windows(tokens.held_out, config.context), config.eval_sequences)
     token_bytes = torch.from_numpy(tokens.token_bytes)
+    label = label or config.activation
+    alarms = Alarms(model, label)
     progress = checkpoint.restore(out_dir / CHECKPOINTS, model, optimizer)
-    line = ProgressLine(label or config.activation, progress.step, config.steps, steps_after, quiet)
+    line = ProgressLine(label, progress.step, config.steps, steps_after, quiet)
+    reset_memory(device)
+    diverged = None
+    at_step = norm_at_step = 0.0
     started = time.monotonic() - progress.seconds
 
     def observe(metrics: MetricsLog, step: int) -> tuple[float, float]:
@@ -78,45 +87,67 @@ def train(
         metrics.add("held_out", step, loss=loss, bits_per_byte=bits)
         if values := activation_values(model):
             metrics.add("activation", step, values=values)
+        alarms.growth(metrics, step)
         return loss, bits
 
-    keep_until = progress.step if progress.step else -1
+    first = progress.step
+    keep_until = first if first else -1
     with MetricsLog(out_dir / METRICS, keep_until) as metrics, Interruption() as interruption:
+        alarms.recall(metrics.kept)
         if progress.step == 0:
             observe(metrics, 0)
         while progress.step < config.steps:
+            step_started = time.monotonic()
             batch = batches.at(progress.step)
             rate = set_rate(optimizer, config, progress.step)
             loss, norm = one_step(model, optimizer, batch.to(device), config, autocast, step_loss)
             progress.batches_sha256 = running_hash(progress.batches_sha256, batch)
             progress.step = step = progress.step + 1
-            progress.seconds = time.monotonic() - started
             last = step == config.steps
-            if step % config.log_every == 0 or last:
-                row = {"loss": float(loss), "lr": rate, "grad_norm": float(norm)}
+            logged = step % config.log_every == 0 or last
+            evaluated, saved = step % config.eval_every == 0, step % config.checkpoint_every == 0
+            if logged or evaluated or saved:
+                # waits for the device, so that its work counts as training
+                at_step, norm_at_step = float(loss), float(norm)
+                if alarms.diverged(metrics, step, at_step, norm_at_step):
+                    diverged = step
+            now = time.monotonic()
+            progress.seconds = now - started
+            if step > first + 1:  # the first step of a process may compile
+                progress.timed_steps += 1
+                progress.train_seconds += now - step_started
+            if diverged:
+                break
+            if logged:
+                row = {"loss": at_step, "lr": rate, "grad_norm": norm_at_step}
                 row["tokens"] = step * config.batch_size * config.context
                 metrics.add("train", step, **row, seconds=round(progress.seconds, 3))
-                line.show(step, row["loss"])
+                alarms.spike(metrics, step, at_step)
+                line.show(step, at_step)
             if on_step is not None:
                 on_step(step, float(loss))
             if last:
                 break
-            if step % config.eval_every == 0:
+            if evaluated:
                 observe(metrics, step)
             # rows up to a checkpoint are written before it: a resumed run keeps exactly those
-            if step % config.checkpoint_every == 0 or interruption.asked:
+            if saved or interruption.asked:
                 checkpoint.save(out_dir / CHECKPOINTS, model, optimizer, progress)
             if interruption.asked:
                 raise KeyboardInterrupt(f"stopped after step {step}; the same command goes on")
-        held_out_loss, bits_per_byte = observe(metrics, config.steps)
-    checkpoint.save_model(out_dir / WEIGHTS, model)
+        held_out_loss, bits_per_byte = (None, None) if diverged else observe(metrics, config.steps)
+    if not diverged:
+        checkpoint.save_model(out_dir / WEIGHTS, model)
     record = {
         **counts(config, model),
         "loss": held_out_loss,
         "bits_per_byte": bits_per_byte,
-        "activation_values": activation_values(model),
+        "diverged": diverged,
+        **history(out_dir / METRICS),
+        "activation_values": None if diverged else activation_values(model),
         "wall_s": round(progress.seconds, 3),
-        "steps_per_s": round(config.steps / progress.seconds, 3),
+        "steps_per_s": round(progress.step / progress.seconds, 3),
+        **cost(config, device, progress),
         "batches_sha256": progress.batches_sha256,
         "data_sha256": tokens.sha256,
         "config_sha256": config.sha256(),
@@ -126,6 +157,24 @@ def train(
     write_json(out_dir / RECORD, record)
     shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
     return record
+
+
+def history(metrics: Path) -> dict[str, list[Any]]:
+    """What a study needs of metrics.jsonl, for the record: a resumed run has it all.
+
+    `held_out`: [step, loss, bits per byte]; `activation_history`: [step, values by name and layer].
+    """
+    rows = list(read_metrics(metrics))
+    return {
+        "held_out": [
+            [row["step"], row["loss"], row["bits_per_byte"]]
+            for row in rows
+            if row["kind"] == "held_out"
+        ],
+        "activation_history": [
+            [row["step"], row["values"]] for row in rows if row["kind"] == "activation"
+        ],
+    }
 
 
 def counts(config: TrainConfig, model: nn.Module) -> dict[str, Any]:

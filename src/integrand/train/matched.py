@@ -75,7 +75,8 @@ def matched(
                 on_step=on_step,
             )
         )
-    if len({record["batches_sha256"] for record in records}) > 1:
+    whole = [record for record in records if not record.get("diverged")]
+    if len({record["batches_sha256"] for record in whole}) > 1:
         raise Error(
             f"variants must see the same batches, and the hashes in {out_dir} differ; "
             "start the runs anew with resume=False"
@@ -94,6 +95,7 @@ def matched(
                 "loss_mean": record["loss"],
                 "loss_ci": None,
                 "bits_per_byte": record["bits_per_byte"],
+                "diverged": record.get("diverged"),
                 "wall_s": record["wall_s"],
                 "steps_per_s": record["steps_per_s"],
                 "activation_values": record["activation_values"],
@@ -105,7 +107,7 @@ def matched(
         "min_detectable_effect": None,
         "evidence": "one seed: a smoke test, not evidence",
         "shared_initial_tensors": shared,
-        "batches_sha256": records[0]["batches_sha256"],
+        "batches_sha256": (whole or records)[0]["batches_sha256"],
         "data_sha256": tokens.sha256,
         "data": {k: tokens.header[k] for k in ("source", "documents", "characters")},
         "config": config.to_dict(),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from integrand.train.studies.ladder import slope_over
+from integrand.train.studies.scaling import slope_over
 from integrand.train.studies.statistics import ALPHA, Estimate, estimate
 
 # a change of the share from the first layer to the last that is too small to speak of

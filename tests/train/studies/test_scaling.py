@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from integrand.errors import Error
-from integrand.train.studies.ladder import fit, trend
+from integrand.train.studies.scaling import fit, trend
 
 COMPUTE = [1e12, 1e13, 1e14, 1e15]
 
