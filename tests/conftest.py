@@ -1,11 +1,16 @@
 import functools
+import json
 import logging
+import multiprocessing
 import os
+import runpy
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 # a cache of this run's own: nothing that an earlier version derived or compiled may pass a test
@@ -39,3 +44,35 @@ for _name in ("empty", "empty_like", "empty_strided"):
     setattr(torch, _name, _poisoned(getattr(torch, _name)))
 for _name in ("new_empty", "new_empty_strided"):
     setattr(torch.Tensor, _name, _poisoned(getattr(torch.Tensor, _name)))
+
+# a server that imports once and then forks: a process costs a fraction of a second
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(
+    ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "integrand.train"]
+)
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Callable[[str, list[str]], dict[str, list[str]]]:
+    """Runs the named functions of a file in two gloo processes: their tracebacks by name."""
+
+    def run(file: str, checks: list[str]) -> dict[str, list[str]]:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = {"folder": folder, "file": file, "checks": checks}
+            script = str(Path(__file__).with_name("ranks.py"))
+            processes = [
+                _PROCESSES.Process(
+                    target=runpy.run_path,
+                    args=(script, {"ARGUMENTS": {"rank": rank, **arguments}}, "__rank__"),
+                )
+                for rank in range(2)
+            ]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join(120)
+                process.kill()
+            found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(2)]
+        return {check: [f[check] for f in found if f[check]] for check in checks}
+
+    return run

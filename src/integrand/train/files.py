@@ -31,8 +31,14 @@ def read_json(path: Path) -> Any:
 class MetricsLog:
     """metrics.jsonl of a run: one JSON object per line with `kind` and `step`, flushed at once."""
 
-    def __init__(self, path: Path, keep_until: int) -> None:
-        """Open for appending; rows after step `keep_until` belong to lost steps and go."""
+    def __init__(self, path: Path | None, keep_until: int) -> None:
+        """Open for appending; rows after step `keep_until` belong to lost steps and go.
+
+        Without a path rows are dropped: another rank writes them.
+        """
+        if path is None:
+            self._file = Path(os.devnull).open("w")
+            return
         kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         scratch.write_text("".join(json.dumps(row) + "\n" for row in kept))
