@@ -92,7 +92,10 @@ def _load_shards(newest: Path, model: nn.Module, optimizers: Sequence[Optimizer]
     try:
         checkpoint.load({"model": weights, "optimizers": moments}, checkpoint_id=newest)
     except checkpoint.CheckpointException as error:
-        raise DataError(f"XX {error}") from None
+        raise DataError(
+            f"{newest} must be a checkpoint of torch.distributed.checkpoint, got: {error}; delete "
+            "that folder and run again"
+        ) from None
     set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=moments)
 
 
@@ -146,7 +149,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 def _optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
     """What optimisers remember as NAME:KEY, of a parameter or of a group."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     tensors = {
         f"{names[parameter]}:{key}": value.contiguous()
         for optimizer in optimizers

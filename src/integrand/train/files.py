@@ -36,14 +36,12 @@ class MetricsLog:
 
         Without a path rows are dropped: another rank writes them.
         """
-        if path is None:
-            self._file = Path(os.devnull).open("w")
-            return
-        kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        scratch.replace(path)
-        self._file = path.open("a")
+        if path is not None:
+            kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
+            scratch = path.with_name(f".{path.name}.{os.getpid()}")
+            scratch.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            scratch.replace(path)
+        self._file = (path or Path(os.devnull)).open("a")
 
     def add(self, kind: str, step: int, **values: Any) -> None:
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch.optim import AdamW, Muon, Optimizer
 
 from integrand.errors import Error
