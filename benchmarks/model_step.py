@@ -103,7 +103,7 @@ def stepping(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     run: Any = torch.compile(model) if compiled else model
     count = sum(p.numel() for p in model.parameters())
-    return lambda: one_step(run, optimizer, batch, config, nullcontext()), count
+    return lambda: one_step(run, [optimizer], batch, config, nullcontext()), count
 
 
 def main() -> int:

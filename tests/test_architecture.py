@@ -18,10 +18,10 @@ FLOW = (
 # below the flow: what every room may stand on
 GROUND = ("errors", "cache")
 # above it: the package itself, and what the command line is made of
-ABOVE = ("__init__", "declared", "trained", "demo", "cli")
+ABOVE = ("__init__", "declared", "trained", "demo", "cli", "__main__")
 OPTIONAL = {
     "accelerate", "datasets", "gguf", "huggingface_hub", "jax", "matplotlib", "optuna", "pyarrow",
-    "scipy", "tokenizers", "transformers", "triton", "tyro",
+    "pytorch_optimizer", "scipy", "tokenizers", "transformers", "triton", "tyro",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -55,7 +55,7 @@ def _rooms(path: Path) -> Iterator[tuple[str, int]]:
 
 def _may_import(room: str, other: str) -> bool:
     if room in GROUND or other == "cli":
-        return False
+        return room == "__main__"
     if other in GROUND:
         return True
     if room in ABOVE:

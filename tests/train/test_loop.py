@@ -224,7 +224,7 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
 def test_activation_rates_follow_the_schedule_at_their_own_scale(config: TrainConfig) -> None:
     parameter = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.AdamW([{"params": [parameter], "lr_scale": 0.5}])
-    assert set_rate(optimizer, config, 1) == config.lr / 2
+    assert set_rate([optimizer], config, 1) == config.lr / 2
     assert optimizer.param_groups[0]["lr"] == config.lr / 4
 
 

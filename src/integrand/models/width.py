@@ -16,6 +16,6 @@ def plain_width(gated_width: int, multiple: int = 1) -> int:
     return max(1, round(1.5 * gated_width / multiple)) * multiple
 
 
-def relative_difference(parameters: int, reference: int) -> float:
-    """|parameters - reference| / reference."""
-    return abs(parameters - reference) / reference
+def relative_difference(count: float, reference: float) -> float:
+    """|count - reference| / reference."""
+    return abs(count - reference) / reference

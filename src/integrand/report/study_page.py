@@ -142,8 +142,8 @@ def _keys(summary: Data) -> str:
 def _depth(summary: Data) -> str:
     parts = [
         """<p>The claim of arXiv:2411.13010, less nonlinearity deeper in the network, as a
-number: the share of the variance of f(x), x ~ N(0, 1), that the best straight line leaves. Change is
-from the first layer to the last along a straight line, per seed. Real pre-activations are not
+number: the share of the variance of f(x), x ~ N(0, 1), that the best straight line leaves. Change
+is from the first layer to the last along a straight line, per seed. Real pre-activations are not
 N(0, 1): this compares the functions, not what layers do with their inputs.</p>"""
     ]
     for variant in dict.fromkeys(r["variant"] for r in summary["depth"]):

@@ -1,15 +1,23 @@
-"""Where a run stands, as safetensors and JSON: a killed run goes on as if nothing had happened."""
+"""Where a run stands: a killed run goes on as if nothing had happened.
+
+A run of one process keeps safetensors and JSON, one of many ranks a torch.distributed.checkpoint
+that any number of ranks can read.
+"""
 
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from integrand.errors import DataError
+from integrand.train.distributed import ALONE, Ranks, whole
 from integrand.train.files import read_json
 
 
@@ -29,20 +37,33 @@ class Progress:
 
 
 def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    folder: Path,
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Write folder/step-N whole, then drop the older ones."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{progress.step:08d}"
+    final, scratch = folder / f"step-{progress.step:08d}", folder / ".making"
     if final.exists():
         return
-    scratch = folder / f".making-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    save_model(scratch / "model.safetensors", model)
-    save_file(_optimizer_tensors(model, optimizer), scratch / "optimizer.safetensors")
+    if ranks.first:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    if ranks.parallel == "none":
+        from safetensors.torch import save_file
+
+        save_model(scratch / "model.safetensors", model)
+        save_file(_optimizer_tensors(model, optimizers), scratch / "optimizer.safetensors")
+    else:
+        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        ranks.wait()
+        weights, moments = get_state_dict(model, optimizers)
+        checkpoint.save({"model": weights, "optimizers": moments}, checkpoint_id=scratch)
+    if not ranks.first:
+        return
     (scratch / "progress.json").write_text(json.dumps(asdict(progress)))
     for path in scratch.iterdir():
         with path.open("rb") as file:
@@ -53,32 +74,44 @@ def save(
             shutil.rmtree(old, ignore_errors=True)
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Load the newest checkpoint into model and optimiser; a fresh Progress where there is none."""
+def restore(
+    folder: Path, model: nn.Module, optimizers: Sequence[Optimizer], ranks: Ranks = ALONE
+) -> Progress:
+    """Load the newest checkpoint into model and optimisers; a fresh Progress if there is none."""
     steps = sorted(folder.glob("step-*")) if folder.is_dir() else []
     if not steps:
         return Progress()
     newest = steps[-1]
-    load_model(newest / "model.safetensors", model)
-    tensors = _read(newest / "optimizer.safetensors")
-    for name, parameter in model.named_parameters():
-        moments = {
-            key.removeprefix(f"{name}:"): value
-            for key, value in tensors.items()
-            if key.startswith(f"{name}:")
-        }
-        if moments:
-            # AdamW counts steps on the CPU or beside the parameter; load_state_dict knows which
-            optimizer.state[parameter] = moments
-    optimizer.load_state_dict(optimizer.state_dict())
+    if ranks.parallel == "none":
+        load_model(newest / "model.safetensors", model)
+        _load_optimizers(_read(newest / "optimizer.safetensors"), model, optimizers)
+    else:
+        _load_shards(newest, model, optimizers)
     return Progress(**read_json(newest / "progress.json"))
 
 
-def save_model(path: Path, model: nn.Module) -> None:
+def _load_shards(newest: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    weights, moments = get_state_dict(model, optimizers)
+    try:
+        checkpoint.load({"model": weights, "optimizers": moments}, checkpoint_id=newest)
+    except checkpoint.CheckpointException as error:
+        raise DataError(
+            f"{newest} must be a checkpoint of torch.distributed.checkpoint, got: {error}; delete "
+            "that folder and run again"
+        ) from None
+    set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=moments)
+
+
+def save_model(path: Path, model: nn.Module, ranks: Ranks = ALONE) -> None:
     """Weights under their own names; a tied tensor once, as transformers does."""
     from safetensors.torch import save_file
 
-    save_file(_weights(model), path)
+    gathered = {name: whole(tensor) for name, tensor in _weights(model).items()}
+    if ranks.first:
+        save_file({name: tensor.contiguous() for name, tensor in gathered.items()}, path)
 
 
 def load_model(path: Path, model: nn.Module) -> None:
@@ -113,19 +146,45 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    seen: dict[int, str] = {}
-    weights: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() in seen and tensor.numel():
-            continue
-        seen[tensor.data_ptr()] = name
-        weights[name] = tensor.contiguous()
-    return weights
+    """Parameters and saved buffers by name, each once."""
+    names: dict[Tensor, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(tensor, name)
+    return {name: tensor.detach() for tensor, name in names.items()}
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}:{key}": value.contiguous()
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
+def _optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """What optimisers remember as NAME:KEY, of a parameter or of a group."""
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    tensors = {
+        f"{names[parameter]}:{key}": value.contiguous()
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
     }
+    # AdEMAMix counts steps by group
+    for group in _groups(optimizers):
+        if "step" in group:
+            tensors[f"{group['name']}:step"] = torch.tensor(group["step"])
+    return tensors
+
+
+def _load_optimizers(
+    tensors: dict[str, Tensor], model: nn.Module, optimizers: Sequence[Optimizer]
+) -> None:
+    parameters = dict(model.named_parameters())
+    owners = {p: o for o in optimizers for group in o.param_groups for p in group["params"]}
+    groups = {group["name"]: group for group in _groups(optimizers)}
+    for key, value in tensors.items():
+        name, _, kind = key.rpartition(":")
+        if name in groups:
+            groups[name][kind] = int(value)
+        else:
+            owners[parameters[name]].state[parameters[name]][kind] = value
+    for optimizer in optimizers:
+        # AdamW counts steps on the CPU or beside the parameter; load_state_dict knows which
+        optimizer.load_state_dict(optimizer.state_dict())
+
+
+def _groups(optimizers: Sequence[Optimizer]) -> list[dict[str, Any]]:
+    return [group for optimizer in optimizers for group in optimizer.param_groups]

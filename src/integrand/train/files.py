@@ -31,13 +31,18 @@ def read_json(path: Path) -> Any:
 class MetricsLog:
     """metrics.jsonl of a run: one JSON object per line with `kind` and `step`, flushed at once."""
 
-    def __init__(self, path: Path, keep_until: int) -> None:
-        """Open for appending; rows after step `keep_until` belong to lost steps and go."""
-        self.kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
-        scratch.replace(path)
-        self._file = path.open("a")
+    def __init__(self, path: Path | None, keep_until: int) -> None:
+        """Open for appending; rows after step `keep_until` belong to lost steps and go.
+
+        Without a path rows are dropped: another rank writes them.
+        """
+        self.kept: list[dict[str, Any]] = []
+        if path is not None:
+            self.kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
+            scratch = path.with_name(f".{path.name}.{os.getpid()}")
+            scratch.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
+            scratch.replace(path)
+        self._file = (path or Path(os.devnull)).open("a")
 
     def add(self, kind: str, step: int, **values: Any) -> None:
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -20,9 +20,10 @@ from integrand.train.alarms import Alarms
 from integrand.train.batches import Batches, Windows, running_hash
 from integrand.train.compute import cost, reset_memory
 from integrand.train.config import TrainConfig
+from integrand.train.distributed import ALONE, Ranks, join, spread, summing, whole
 from integrand.train.evaluate import evaluate, held_out_windows
 from integrand.train.files import MetricsLog, read_metrics, write_json
-from integrand.train.optimisers import make_optimizer
+from integrand.train.optimisers import make_optimizers
 from integrand.train.progress import Interruption, ProgressLine
 from integrand.train.runs import (
     CHECKPOINTS,
@@ -61,21 +62,25 @@ def train(
     """
     out_dir = Path(out_dir)
     activation = chosen(config, activation)
-    tokens = tokens or prepare(config.data, cache_dir)
-    finished = open_run(config, activation, tokens, out_dir, resume)
+    ranks, device = join(config)
+    tokens = tokens or ranks.after_first(lambda: prepare(config.data, cache_dir))
+    finished = ranks.after_first(
+        # what the first rank has made anew is not for the others to clear again
+        lambda: open_run(config, activation, tokens, out_dir, resume or not ranks.first)
+    )
     if finished is not None:
         return finished
-    device = _device(config.device)
     autocast = _autocast(config, device)
     model = build(config, activation).to(device)
-    optimizer = make_optimizer(config, model)
+    spread_model = spread(model, config, device)
+    optimizers = make_optimizers(config, model)
     step_loss = compiled_loss() if config.compile else summed_loss
     batches = Batches(Windows(tokens.train, config.context), config.batch_size, config.seed)
     held_out = held_out_windows(Windows(tokens.held_out, config.context), config.eval_sequences)
     token_bytes = torch.from_numpy(tokens.token_bytes)
-    label = label or config.activation
+    label, quiet = label or config.activation, quiet or not ranks.first
     alarms = Alarms(model, label)
-    progress = checkpoint.restore(out_dir / CHECKPOINTS, model, optimizer)
+    progress = checkpoint.restore(out_dir / CHECKPOINTS, model, optimizers, ranks)
     line = ProgressLine(label, progress.step, config.steps, steps_after, quiet)
     reset_memory(device)
     diverged = None
@@ -91,16 +96,18 @@ def train(
         return loss, bits
 
     first = progress.step
-    keep_until = first if first else -1
-    with MetricsLog(out_dir / METRICS, keep_until) as metrics, Interruption() as interruption:
+    log = out_dir / METRICS if ranks.first else None
+    with MetricsLog(log, first if first else -1) as metrics, Interruption() as interruption:
         alarms.recall(metrics.kept)
         if progress.step == 0:
             observe(metrics, 0)
         while progress.step < config.steps:
             step_started = time.monotonic()
             batch = batches.at(progress.step)
-            rate = set_rate(optimizer, config, progress.step)
-            loss, norm = one_step(model, optimizer, batch.to(device), config, autocast, step_loss)
+            rate = set_rate(optimizers, config, progress.step)
+            loss, norm = one_step(
+                spread_model, optimizers, batch.to(device), config, autocast, step_loss, ranks
+            )
             progress.batches_sha256 = running_hash(progress.batches_sha256, batch)
             progress.step = step = progress.step + 1
             last = step == config.steps
@@ -130,14 +137,15 @@ def train(
                 break
             if evaluated:
                 observe(metrics, step)
+            asked = ranks.any(interruption.asked, device)
             # rows up to a checkpoint are written before it: a resumed run keeps exactly those
-            if saved or interruption.asked:
-                checkpoint.save(out_dir / CHECKPOINTS, model, optimizer, progress)
-            if interruption.asked:
+            if saved or asked:
+                checkpoint.save(out_dir / CHECKPOINTS, model, optimizers, progress, ranks)
+            if asked:
                 raise KeyboardInterrupt(f"stopped after step {step}; the same command goes on")
         held_out_loss, bits_per_byte = (None, None) if diverged else observe(metrics, config.steps)
     if not diverged:
-        checkpoint.save_model(out_dir / WEIGHTS, model)
+        checkpoint.save_model(out_dir / WEIGHTS, model, ranks)
     record = {
         **counts(config, model),
         "loss": held_out_loss,
@@ -154,8 +162,9 @@ def train(
         "environment": environment(device),
         "command": command(),
     }
-    write_json(out_dir / RECORD, record)
-    shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
+    if ranks.first:
+        write_json(out_dir / RECORD, record)
+        shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
     return record
 
 
@@ -195,28 +204,32 @@ def build(config: TrainConfig, activation: MakesModule) -> Decoder:
 
 def one_step(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     batch: Tensor,
     config: TrainConfig,
     autocast: AbstractContextManager[object],
     step_loss: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
-    """One update on token ids (B, context + 1): (loss before it, norm of the gradient)."""
+    """One update on token ids (B, context + 1): (loss before it, norm of the gradient).
+
+    Each rank takes its rows of the batch; loss and norm are those of the whole on all of them.
+    """
     step_loss = step_loss or summed_loss
-    labels = batch[:, 1:]
-    counted = labels.numel()
+    # gradients are averaged over the ranks, and the loss is a mean over the labels of all of them
+    counted = batch[:, 1:].numel() / ranks.count
     loss = torch.zeros((), device=batch.device)
-    for inputs, wanted in zip(
-        batch[:, :-1].chunk(config.accumulate), labels.chunk(config.accumulate), strict=True
-    ):
-        with autocast:
-            part = step_loss(model, inputs, wanted) / counted
-        part.backward()
+    for place, rows in enumerate(ranks.part(batch).chunk(config.accumulate), 1):
+        with summing(model, place == config.accumulate):
+            with autocast:
+                part = step_loss(model, rows[:, :-1], rows[:, 1:]) / counted
+            part.backward()
         loss += part.detach()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss, norm
+    norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return ranks.mean(loss), norm
 
 
 def summed_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -233,11 +246,12 @@ def compiled_loss() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     return torch.compile(summed_loss)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:
-    """Set every group's rate for `step`; the rate of the matrices."""
+def set_rate(optimizers: Sequence[torch.optim.Optimizer], config: TrainConfig, step: int) -> float:
+    """Set every group's rate for `step`; the rate that groups scale."""
     rate = config.lr * rate_factor(config, step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
     return rate
 
 
@@ -247,15 +261,9 @@ def activation_values(model: nn.Module) -> dict[str, list[Any]]:
     for module in activation_modules(model).values():
         constrained = cast("Callable[[], dict[str, Tensor]]", module.values)()
         for name, _ in module.named_parameters():
-            listed = constrained[name].detach().float().flatten().tolist()
+            listed = whole(constrained[name].detach()).float().flatten().tolist()
             values.setdefault(name, []).append(listed[0] if len(listed) == 1 else listed)
     return values
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:

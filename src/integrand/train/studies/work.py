@@ -15,12 +15,13 @@ from integrand.errors import Error
 from integrand.models.width import relative_difference
 from integrand.train.activations import chosen
 from integrand.train.batches import Batches, Windows
-from integrand.train.files import read_json, read_metrics, write_json
+from integrand.train.compute import flops_per_token
+from integrand.train.files import read_json, write_json
 from integrand.train.loop import build, compiled_loss, one_step, summed_loss, train
 from integrand.train.matched import LARGEST_DIFFERENCE, check_matched
-from integrand.train.optimisers import make_optimizer
+from integrand.train.optimisers import make_optimizers
 from integrand.train.progress import clock
-from integrand.train.runs import METRICS, command, environment
+from integrand.train.runs import command, environment
 from integrand.train.studies.claims import claimed
 from integrand.train.studies.plan import Cell, Plan, Record, Rung, due
 from integrand.train.tokens import TokenData, prepare
@@ -77,8 +78,6 @@ def read_records(out_dir: Path) -> list[Record]:
 
 def check_rung(plan: Plan, rung: Rung) -> None:
     """Raises unless parameters and FLOPs agree within 0.1 % and shared tensors start equal."""
-    from integrand.train.compute import flops_per_token
-
     cells = [Cell(rung, v, "main", rung.config.lr, 0) for v in rung.variants]
     configs = [cell.config(plan.share) for cell in cells]
     acts = [
@@ -139,8 +138,8 @@ def time_rung(
 
 
 def _step(model: Any, config: Any, batch: Any, loss: Any) -> Callable[[], Any]:
-    optimizer = make_optimizer(config, model)
-    return lambda: one_step(model, optimizer, batch, config, nullcontext(), loss)
+    optimizers = make_optimizers(config, model)
+    return lambda: one_step(model, optimizers, batch, config, nullcontext(), loss)
 
 
 def _timed(own: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
@@ -167,28 +166,15 @@ def _run(plan: Plan, cell: Cell, out_dir: Path, tokens: TokenData, quiet: bool) 
         label=cell.id,
         quiet=quiet,
     )
-    rows = list(read_metrics(folder / METRICS))
     (out_dir / "records").mkdir(exist_ok=True)
-    write_json(
-        out_dir / "records" / f"{cell.id}.json",
-        {
-            "rung": cell.rung.name,
-            "variant": cell.variant.name,
-            "arm": cell.arm,
-            "lr": cell.lr,
-            "diverged": None,
-            **record,
-            "held_out": [
-                [r["step"], round(r["loss"], 6), round(r["bits_per_byte"], 6)]
-                for r in rows
-                if r["kind"] == "held_out"
-            ],
-            "activation_history": [
-                [r["step"], r["values"]] for r in rows if r["kind"] == "activation"
-            ],
-            "config": config.to_dict(),
-        },
-    )
+    here = {
+        "rung": cell.rung.name,
+        "variant": cell.variant.name,
+        "arm": cell.arm,
+        "lr": cell.lr,
+        "config": config.to_dict(),
+    }
+    write_json(out_dir / "records" / f"{cell.id}.json", {**here, **record})
     shutil.rmtree(folder, ignore_errors=True)
 
 
