@@ -8,7 +8,7 @@ from integrand.train.activations import chosen
 from integrand.train.config import TrainConfig
 from integrand.train.describe import describe
 from integrand.train.loop import build, summed_loss
-from integrand.train.optimisers import make_optimizer
+from integrand.train.optimisers import make_optimizers
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -29,7 +29,7 @@ def test_flops_are_those_that_torch_counts(config: TrainConfig, gated: bool, tie
 
 def test_parameters_tokens_and_state_are_those_of_the_run(config: TrainConfig) -> None:
     model = build(config, chosen(config))
-    optimizer = make_optimizer(config, model)
+    (optimizer,) = make_optimizers(config, model)
     ids = torch.zeros(1, config.context, dtype=torch.long)
     summed_loss(model, ids, ids).backward()
     optimizer.step()

@@ -6,6 +6,7 @@ import torch
 
 from integrand.models.decoder import Decoder
 from integrand.train.activations import chosen
+from integrand.train.compute import flops_per_token
 from integrand.train.config import TrainConfig
 
 STATE = {"adamw": 2, "ademamix": 3, "muon": 2}  # fp32 tensors per parameter; muon: at most
@@ -17,7 +18,7 @@ class Description(NamedTuple):
     parameters: int
     tokens: int
     tokens_per_parameter: float
-    flops_per_token: int
+    flops_per_token: float
     flops: float
     state_bytes: int  # weights, gradients and optimiser state in fp32, activations not counted
 
@@ -33,23 +34,18 @@ class Description(NamedTuple):
 def describe(config: TrainConfig) -> Description:
     """Sizes of a run, from its model on the meta device: any size, no memory.
 
-    A token costs 6 FLOP per weight of a matrix product, the output matrix among them, and
-    12 layers d_model context for the products of attention, as if it were not causal
-    (arXiv:2204.02311, appendix B).
+    FLOPs are those of `flops_per_token`.
     """
     with torch.device("meta"):
         model = Decoder(config.model, chosen(config), config.impl)
     parameters = sum(p.numel() for p in model.parameters())
-    shape = config.model
-    # a tied embedding is looked up as well, and counts once
-    products = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
-    flops_per_token = 6 * products + 12 * shape.layers * shape.d_model * config.context
+    per_token = flops_per_token(config.model, config.context)
     tokens = config.steps * config.batch_size * config.context
     return Description(
         parameters=parameters,
         tokens=tokens,
         tokens_per_parameter=tokens / parameters,
-        flops_per_token=flops_per_token,
-        flops=float(flops_per_token) * tokens,
+        flops_per_token=per_token,
+        flops=per_token * tokens,
         state_bytes=4 * parameters * (2 + STATE[config.optimizer]),
     )
