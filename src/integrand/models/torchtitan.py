@@ -18,7 +18,7 @@ from integrand.errors import Error
 from integrand.models.width import plain_width
 from integrand.nn.gated import gated_product
 from integrand.nn.pointwise import Pointwise
-from integrand.nn.recompute import Recomputed, saving, worthwhile
+from integrand.nn.recompute import Recomputed, again, saving, traced, worthwhile
 from integrand.spec import read_spec
 
 try:
@@ -92,6 +92,8 @@ class PlainFeedForward(Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pre = self.w1(x)
+        if traced(self.act_fn):
+            return self.w2(again(self.act_fn, pre))
         hidden = self.act_fn(pre)
         if not worthwhile(hidden):
             return self.w2(hidden)
