@@ -17,7 +17,7 @@ _PANELS = 4
 
 def shades(summary: Data) -> dict[str, str]:
     """A palette colour for every variant: the baseline in the second, xIELU in the first."""
-    names = list(dict.fromkeys(v["name"] for v in summary["variants"]))
+    names = [row["variant"] for row in summary["ladder"]["fits"]]
     others = sorted((n for n in names if n != summary["baseline"]), key=lambda n: "xielu" not in
                     n.lower())  # fmt: skip
     free = [s for s in SHADES if s != "peer"] + ["faint"] * len(others)
@@ -148,8 +148,6 @@ def by_depth(rows: Sequence[Data]) -> str:
             depth = [i / (len(layers) - 1) for i in range(len(layers))]
             alpha = 0.35 + 0.65 * (place + 1) / len(own)
             ax.plot(depth, layers, "o-", color=colour("ours"), alpha=alpha, markersize=3)
-            ax.annotate(f" {row['rung']}", (1, layers[-1]), color=colour("faint"), fontsize=8,
-                        va="center", annotation_clip=False)  # fmt: skip
         ax.set_title(letters(measure))
         ax.set_xlabel("depth, first to last layer")
         ax.margins(y=0.12)

@@ -120,7 +120,7 @@ def _rates(summary: Data) -> str:
         if rows
     )
     caption = "Mean loss of the tuning runs, on seeds of their own; ringed: the rate chosen."
-    return figure(draw.rate_sweeps(summary), caption) + said
+    return figure(draw.rate_sweeps(summary), caption) + _keys(summary) + said
 
 
 def _place(row: Data) -> str:
@@ -149,7 +149,12 @@ N(0, 1): this compares the functions, not what layers do with their inputs.</p>"
     for variant in dict.fromkeys(r["variant"] for r in summary["depth"]):
         rows = [r for r in summary["depth"] if r["variant"] == variant]
         if any(r["change"] is not None for r in rows):
-            parts.append(figure(draw.by_depth(rows), f"{variant}: means over seeds by layer."))
+            parts.append(
+                figure(
+                    draw.by_depth(rows),
+                    f"{variant}: means over seeds by layer, larger sizes darker.",
+                )
+            )
         curves = [c for c in summary["curves"] if c["variant"] == variant and c["activation"]]
         if curves and len(curves[-1]["activation"]) > 1:
             steps = curves[-1]["activation"]
