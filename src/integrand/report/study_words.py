@@ -20,9 +20,10 @@ def headline(summary: Data) -> list[str]:
             said.append(_pair(summary, measured[-1]))
     effect = summary["min_detectable_effect"]
     if effect is not None:
+        corrected = max(r["min_detectable_effect_corrected"] or 0 for r in summary["rungs"])
         said.append(
-            f"With chance {summary['power']:g} every one of these comparisons would have shown a"
-            f" difference of {number(effect, 2)} nats."
+            f"With a chance of {summary['power']:g} every comparison at equal tokens shows a true "
+            f"difference of {number(effect, 2)} nats, {number(corrected, 2)} after correction."
         )
     main = summary["progress"]["main"]
     if main["finished"] < main["planned"]:
@@ -37,9 +38,10 @@ def _pair(summary: Data, row: Data) -> str:
     a, b, rung = row["a"], row["b"], row["rung"]
     words = {"better": f"{b} is better than {a}", "worse": f"{b} is worse than {a}",
              "cannot tell": f"{b} and {a} cannot be told apart"}  # fmt: skip
-    tokens = next(v["tokens"] for v in summary["variants"] if (v["name"], v["rung"]) == (b, rung))
+    own = next(v for v in summary["variants"] if (v["name"], v["rung"]) == (b, rung))
+    size, tokens = (number(own[key] / 1e6) for key in ("parameters", "tokens"))
     text = (
-        f"At {rung} parameters and {number(tokens / 1e6)} million tokens {words[row['verdict']]}: "
+        f"At {size} million parameters and {tokens} million tokens {words[row['verdict']]}: "
         f"{difference(row)} nats per token, {row['n']} {'seed' if row['n'] == 1 else 'seeds'}"
     )
     if row["p_corrected"] is not None:
