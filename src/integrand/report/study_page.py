@@ -80,7 +80,8 @@ def _results(summary: Data) -> str:
     )
     return f"""<p>{escape(matched)} Runs of one seed share their batches in their order (checked by
 hash), so that differences are taken within seeds. Intervals are 95 %, by Student's t over seeds.
-Verdicts are corrected (Holm) for the pairs of a size; a dash is not measured.{left}</p>
+Verdicts are corrected (Holm) for the pairs of a size with the same reference; a dash is not
+measured.{left}</p>
 {results(summary).html()}"""
 
 
@@ -146,7 +147,8 @@ number: the share of the variance of f(x), x ~ N(0, 1), that the best straight l
 is from the first layer to the last along a straight line, per seed. Real pre-activations are not
 N(0, 1): this compares the functions, not what layers do with their inputs.</p>"""
     ]
-    for variant in dict.fromkeys(r["variant"] for r in summary["depth"]):
+    # ablations have their lines in the table
+    for variant in draw.variants(summary):
         rows = [r for r in summary["depth"] if r["variant"] == variant]
         if any(r["change"] is not None for r in rows):
             parts.append(
