@@ -28,6 +28,9 @@ PALETTE = {
     "peer": ("#101112", "#c2410c", "#ff9d66"),
     "third": ("#131415", "#8a6d00", "#e0bf4f"),
     "fourth": ("#161718", "#6b4fa0", "#b9a3ea"),
+    "fifth": ("#191a1b", "#2f7d32", "#7fcf83"),
+    "sixth": ("#1c1d1e", "#b0306a", "#f08fb8"),
+    "seventh": ("#202122", "#7a5a45", "#c9a58c"),
 }
 P = ParamSpec("P")
 _SANS = "Inter, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from integrand.report.figures import SHADES
 from integrand.report.formula import letters
 from integrand.report.ink import colour, figure, label, styled, to_svg
 
@@ -13,13 +12,20 @@ Data = Mapping[str, Any]
 _AT = {"tokens": "at equal tokens", "wall_clock": "at equal time"}
 # more panels beside each other would be too narrow to read
 _PANELS = 4
+SHADES = ("ours", "peer", "third", "fourth", "fifth", "sixth", "seventh")
+
+
+def variants(summary: Data) -> list[str]:
+    """The baseline and what is compared with it: no ablations of one of them."""
+    baseline = summary["baseline"]
+    against = {r["b"] for r in summary["comparisons"] if r["a"] == baseline}
+    return [r["variant"] for r in summary["ladder"]["fits"] if r["variant"] in {baseline, *against}]
 
 
 def shades(summary: Data) -> dict[str, str]:
-    """A palette colour for every variant: the baseline in the second, xIELU in the first."""
-    names = list(dict.fromkeys(v["name"] for v in summary["variants"]))
-    others = sorted((n for n in names if n != summary["baseline"]), key=lambda n: "xielu" not in
-                    n.lower())  # fmt: skip
+    """A palette colour for each of them: the baseline in the second, xIELU in the first."""
+    others = [n for n in variants(summary) if n != summary["baseline"]]
+    others.sort(key=lambda name: "xielu" not in name.lower())
     free = [s for s in SHADES if s != "peer"] + ["faint"] * len(others)
     return {summary["baseline"]: "peer", **dict(zip(others, free, strict=False))}
 
@@ -27,8 +33,8 @@ def shades(summary: Data) -> dict[str, str]:
 @styled
 def overview(summary: Data, standalone: bool = False) -> str:
     """Differences at equal tokens on the left, loss against compute on the right."""
-    made, (left, right) = figure(7.6, _height(summary, "tokens"), columns=2)
-    _forest(left, summary, "tokens")
+    made, (left, right) = figure(7.6, _height(_against_baseline(summary), "tokens"), columns=2)
+    _forest(left, _against_baseline(summary), "tokens")
     _scaling(right, summary)
     return to_svg(made, f"{summary['name']}: differences and loss against compute", standalone)
 
@@ -42,8 +48,13 @@ def differences(summary: Data) -> str:
     return to_svg(made, "Paired differences of the held-out loss")
 
 
+def _against_baseline(summary: Data) -> Data:
+    rows = [r for r in summary["comparisons"] if r["a"] == summary["baseline"]]
+    return {**summary, "comparisons": rows}
+
+
 def _height(summary: Data, at: str) -> float:
-    return max(2.6, 1.2 + 0.26 * len([r for r in summary["comparisons"] if r["at"] == at]))
+    return max(2.6, 1.2 + 0.22 * len([r for r in summary["comparisons"] if r["at"] == at]))
 
 
 def _forest(ax: Any, summary: Data, at: str) -> None:
@@ -53,11 +64,12 @@ def _forest(ax: Any, summary: Data, at: str) -> None:
         if row["difference"] is None:
             label(ax, 0, place, "  not measured", "faint", va="center")
             continue
+        ink = colour(shade.get(row["b"], "ink"))
         seen = row.get("min_detectable_effect") or 0.0
         ax.barh(place, 2 * seen, left=-seen, height=0.8, color=colour("rule"), alpha=0.7)
         if row["ci"]:
-            ax.plot(row["ci"], [place, place], color=colour(shade[row["b"]]), linewidth=2)
-        ax.plot([row["difference"]], [place], "o", color=colour(shade[row["b"]]), markersize=5)
+            ax.plot(row["ci"], [place, place], color=ink, linewidth=2)
+        ax.plot([row["difference"]], [place], "o", color=ink, markersize=5)
     ax.axvline(0, color=colour("ink"), linewidth=0.8)
     ax.set_yticks(range(len(rows)), [f"{r['rung']}  {r['b']} − {r['a']}" for r in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -76,7 +88,8 @@ def loss_against_compute(summary: Data) -> str:
 
 def _scaling(ax: Any, summary: Data) -> None:
     shade = shades(summary)
-    for place, row in enumerate(summary["ladder"]["fits"]):
+    shown = [row for row in summary["ladder"]["fits"] if row["variant"] in shade]
+    for place, row in enumerate(shown):
         ink = colour(shade[row["variant"]])
         means = [sum(v) / len(v) for v in row["losses"]]
         ax.plot(row["compute"], means, "o", color=ink, markersize=4)
@@ -96,7 +109,7 @@ def rate_sweeps(summary: Data) -> str:
     made, axes = figure(7.6, 2.7, columns=len(rungs))
     shade = shades(summary)
     for ax, rung in zip(axes, rungs, strict=True):
-        for row in (r for r in summary["tuning"] if r["rung"] == rung):
+        for row in (r for r in summary["tuning"] if r["rung"] == rung and r["variant"] in shade):
             ink = colour(shade[row["variant"]])
             whole = [p for p in row["points"] if None not in p["losses"]]
             means = {p["lr"]: sum(p["losses"]) / len(p["losses"]) for p in whole}
@@ -124,7 +137,7 @@ def held_out(summary: Data) -> str:
     made, axes = figure(7.6, 2.9, columns=len(rungs))
     shade = shades(summary)
     for ax, rung in zip(axes, rungs, strict=True):
-        for row in (r for r in summary["curves"] if r["rung"] == rung):
+        for row in (r for r in summary["curves"] if r["rung"] == rung and r["variant"] in shade):
             drawn = [p for p in row["held_out"] if p[0] > 0]
             if drawn:
                 ink = colour(shade[row["variant"]])
@@ -148,8 +161,6 @@ def by_depth(rows: Sequence[Data]) -> str:
             depth = [i / (len(layers) - 1) for i in range(len(layers))]
             alpha = 0.35 + 0.65 * (place + 1) / len(own)
             ax.plot(depth, layers, "o-", color=colour("ours"), alpha=alpha, markersize=3)
-            ax.annotate(f" {row['rung']}", (1, layers[-1]), color=colour("faint"), fontsize=8,
-                        va="center", annotation_clip=False)  # fmt: skip
         ax.set_title(letters(measure))
         ax.set_xlabel("depth, first to last layer")
         ax.margins(y=0.12)

@@ -80,7 +80,8 @@ def _results(summary: Data) -> str:
     )
     return f"""<p>{escape(matched)} Runs of one seed share their batches in their order (checked by
 hash), so that differences are taken within seeds. Intervals are 95 %, by Student's t over seeds.
-Verdicts are corrected (Holm) for the pairs of a size; a dash is not measured.{left}</p>
+Verdicts are corrected (Holm) for the pairs of a size with the same reference; a dash is not
+measured.{left}</p>
 {results(summary).html()}"""
 
 
@@ -120,7 +121,7 @@ def _rates(summary: Data) -> str:
         if rows
     )
     caption = "Mean loss of the tuning runs, on seeds of their own; ringed: the rate chosen."
-    return figure(draw.rate_sweeps(summary), caption) + said
+    return figure(draw.rate_sweeps(summary), caption) + _keys(summary) + said
 
 
 def _place(row: Data) -> str:
@@ -146,10 +147,16 @@ number: the share of the variance of f(x), x ~ N(0, 1), that the best straight l
 is from the first layer to the last along a straight line, per seed. Real pre-activations are not
 N(0, 1): this compares the functions, not what layers do with their inputs.</p>"""
     ]
-    for variant in dict.fromkeys(r["variant"] for r in summary["depth"]):
+    # ablations have their lines in the table
+    for variant in draw.variants(summary):
         rows = [r for r in summary["depth"] if r["variant"] == variant]
         if any(r["change"] is not None for r in rows):
-            parts.append(figure(draw.by_depth(rows), f"{variant}: means over seeds by layer."))
+            parts.append(
+                figure(
+                    draw.by_depth(rows),
+                    f"{variant}: means over seeds by layer, larger sizes darker.",
+                )
+            )
         curves = [c for c in summary["curves"] if c["variant"] == variant and c["activation"]]
         if curves and len(curves[-1]["activation"]) > 1:
             steps = curves[-1]["activation"]

@@ -12,20 +12,24 @@ _KIND = {"better": "good", "worse": "bad"}
 
 
 def headline(summary: Data) -> list[str]:
-    """A sentence per pair about the largest rung compared, then what the study cannot see."""
+    """Per reference, what the largest rung compared shows; then what the study cannot see."""
     said = []
-    for a, b in dict.fromkeys((r["a"], r["b"]) for r in summary["comparisons"]):
-        measured = [r for r in _rows(summary, a, b, "tokens") if r["difference"] is not None]
-        if measured:
-            said.append(_pair(summary, measured[-1]))
+    for a in dict.fromkeys(r["a"] for r in summary["comparisons"]):
+        for at in ("tokens", "wall_clock", "tokens_to_equal_loss"):
+            of = [r for r in summary["comparisons"] if (r["a"], r["at"]) == (a, at)]
+            measured = [r for r in of if r["difference"] is not None]
+            if measured:
+                largest = measured[-1]["rung"]
+                said.append(_sentence(summary, [r for r in measured if r["rung"] == largest]))
     effect = summary["min_detectable_effect"]
     if effect is not None:
+        corrected = max(r["min_detectable_effect_corrected"] or 0 for r in summary["rungs"])
         said.append(
-            f"With chance {summary['power']:g} every one of these comparisons would have shown a"
-            f" difference of {number(effect, 2)} nats."
+            f"With a chance of {summary['power']:g} every comparison at equal tokens shows a true "
+            f"difference of {number(effect, 2)} nats, {number(corrected, 2)} after correction."
         )
-    main = summary["progress"]["main"]
-    if main["finished"] < main["planned"]:
+    if summary["missing"]:
+        main = summary["progress"]["main"]
         said.append(f"Unfinished: {main['finished']} of {main['planned']} main runs.")
     failed = [c["what"] for c in summary["checks"] if not c["ok"]]
     if failed:
@@ -33,22 +37,24 @@ def headline(summary: Data) -> list[str]:
     return said or ["No pair of variants has finished runs of the same seed yet."]
 
 
-def _pair(summary: Data, row: Data) -> str:
-    a, b, rung = row["a"], row["b"], row["rung"]
-    words = {"better": f"{b} is better than {a}", "worse": f"{b} is worse than {a}",
-             "cannot tell": f"{b} and {a} cannot be told apart"}  # fmt: skip
-    tokens = next(v["tokens"] for v in summary["variants"] if (v["name"], v["rung"]) == (b, rung))
-    text = (
-        f"At {rung} parameters and {number(tokens / 1e6)} million tokens {words[row['verdict']]}: "
-        f"{difference(row)} nats per token, {row['n']} {'seed' if row['n'] == 1 else 'seeds'}"
-    )
-    if row["p_corrected"] is not None:
-        text += f", corrected p = {number(row['p_corrected'], 2)}"
-    for at, what in (("wall_clock", "at equal time"), ("tokens_to_equal_loss", "tokens needed")):
-        for other in _rows(summary, a, b, at):
-            if other["rung"] == rung and other["difference"] is not None:
-                text += f"; {what} {difference(other)} ({other['verdict']})"
-    return text + "."
+def _sentence(summary: Data, rows: Sequence[Data]) -> str:
+    """Every variant against one reference at one rung, grouped by verdict."""
+    a, b, rung, at = (rows[0][k] for k in ("a", "b", "rung", "at"))
+    own = next(v for v in summary["variants"] if (v["name"], v["rung"]) == (b, rung))
+    size, tokens = (number(own[key] / 1e6) for key in ("parameters", "tokens"))
+    where = {
+        "tokens": f"Against {a} at {size} million parameters and {tokens} million tokens",
+        "wall_clock": f"In the time of {a} at {size} million parameters",
+        "tokens_to_equal_loss": f"Tokens to the loss of {a} at {size} million parameters",
+    }[at]
+    groups = []
+    for word in ("better", "worse", "cannot tell"):
+        named = [f"{r['b']} {difference(r)}" for r in rows if r["verdict"] == word]
+        if named:
+            groups.append(f"{word}: {', '.join(named)}")
+    seeds = "–".join(map(str, sorted({r["n"] for r in rows})))
+    unit = "nats per token, " if at != "tokens_to_equal_loss" else ""
+    return f"{where} ({unit}{seeds} {'seed' if seeds == '1' else 'seeds'}), {'; '.join(groups)}."
 
 
 def difference(row: Data) -> str:
@@ -65,10 +71,9 @@ def difference(row: Data) -> str:
 
 
 def results(summary: Data) -> Table:
-    """One line per rung and variant: loss with its interval, and the differences from the baseline
-    with their verdicts."""
+    """One line per rung and variant: its loss, and the differences from its reference."""
     head = ["size", "variant", "parameters", "tokens", "seeds", "held-out loss", "bits per byte",
-            f"against {summary['baseline']}, equal tokens", "verdict", "equal time", "verdict",
+            "against", "equal tokens", "verdict", "equal time", "verdict",
             "tokens to equal loss"]  # fmt: skip
     lines, breaks, before = [], set(), None
     for row in summary["variants"]:
@@ -76,10 +81,11 @@ def results(summary: Data) -> Table:
             breaks.add(len(lines))
         before = row["rung"]
         found = {
-            at: next((r for r in _rows(summary, summary["baseline"], row["name"], at)
-                      if r["rung"] == row["rung"]), None)
-            for at in ("tokens", "wall_clock", "tokens_to_equal_loss")
-        }  # fmt: skip
+            r["at"]: r
+            for r in summary["comparisons"]
+            if (r["rung"], r["b"]) == (row["rung"], row["name"])
+        }
+        against = next((r["a"] for r in found.values()), "–")
         lines.append(
             [
                 Cell(row["rung"]),
@@ -89,9 +95,10 @@ def results(summary: Data) -> Table:
                 Cell(_seeds(row), "n"),
                 Cell(_loss(row), "n"),
                 Cell(number(row["bits_per_byte"], 4), "n"),
-                *_compared(found["tokens"]),
-                *_compared(found["wall_clock"]),
-                _compared(found["tokens_to_equal_loss"])[0],
+                Cell(against, "aside"),
+                *_compared(found.get("tokens")),
+                *_compared(found.get("wall_clock")),
+                _compared(found.get("tokens_to_equal_loss"))[0],
             ]
         )
     return Table(head, lines, frozenset(breaks))
@@ -120,14 +127,14 @@ def trends(summary: Data) -> list[str]:
     """Does a difference change with scale, and how does loss fall with compute."""
     said = []
     for row in summary["ladder"]["trends"]:
+        if row["change"] is None:
+            continue
         text = f"{row['b']} against {row['a']}: {row['verdict']}"
-        if row["change"] is not None:
-            ends = row["ci"] and " [" + ", ".join(f"{v:+.4f}" for v in row["ci"]) + "]"
-            text += f", {row['change']:+.4f}{ends or ''} nats per tenfold compute"
+        ends = row["ci"] and " [" + ", ".join(f"{v:+.4f}" for v in row["ci"]) + "]"
+        text += f", {row['change']:+.4f}{ends or ''} nats per tenfold compute"
         said.append(text.replace("-", "−") + ".")
     for row in summary["ladder"]["fits"]:
         if row["fit"] is None:
-            said.append(f"{row['variant']}: no fit, {row['reason']}.")
             continue
         ci = row["fit"]["ci"]
         ends = f" (95 % interval {ci['a'][0]:.3f} to {ci['a'][1]:.3f})" if ci else ""
@@ -136,7 +143,8 @@ def trends(summary: Data) -> list[str]:
             f"{row['variant']}: L = {floor}{row['fit']['A']:.3f} · (C/{row['fit']['reference']:.2g}"
             f" FLOPs)^−{row['fit']['a']:.3f}{ends}."
         )
-    return said
+    reasons = dict.fromkeys(r["reason"] for r in summary["ladder"]["fits"] if r.get("reason"))
+    return said + [f"Without a fit: {reason}." for reason in reasons]
 
 
 def depth_table(rows: Sequence[Data]) -> Table:
@@ -158,7 +166,3 @@ def depth_table(rows: Sequence[Data]) -> Table:
         if r["change"] is not None
     ]
     return Table(head, lines)
-
-
-def _rows(summary: Data, a: str, b: str, at: str) -> list[Data]:
-    return [r for r in summary["comparisons"] if (r["a"], r["b"], r["at"]) == (a, b, at)]

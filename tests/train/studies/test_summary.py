@@ -119,6 +119,28 @@ def test_an_unfinished_study_says_what_is_missing(planted_study, tmp_path):
     json.dumps(found, allow_nan=False)
 
 
+def test_ablations_are_compared_with_their_reference_where_they_were_trained(
+    planted_study, tmp_path
+):
+    folder = planted_study(tmp_path / "s", rungs=2)
+    pairs = [["SwiGLU", "ReLU2"], ["ReLU2", "xIELU"]]
+    both = [{"name": name, "variants": []} for name in ("0.2M", "0.8M")]
+    both[1]["variants"] = [{"name": "SwiGLU"}, {"name": "ReLU2"}]
+    for path in (folder / "records").glob("0.8M-xIELU-*"):
+        path.unlink()
+    edit(folder / "study.json", pairs=pairs, rungs=both)
+    found = summarise(folder)
+    made = [(r["rung"], r["a"], r["b"]) for r in rows(found, at="tokens")]
+    assert made == [("0.2M", *pairs[0]), ("0.2M", *pairs[1]), ("0.8M", *pairs[0])]
+    # one pair to a reference: nothing to correct for
+    assert all(r["p_corrected"] == r["p"] for r in found["comparisons"])
+    assert found["missing"] == []
+    # 1.1 / 0.9 times the time of ReLU2 costs more than the planted 0.05 gains
+    (row,) = rows(found, b="xIELU", at="wall_clock")
+    assert row["verdict"] == "worse"
+    assert rows(found, b="xIELU", at="tokens")[0]["verdict"] == "better"
+
+
 def test_a_diverged_run_is_named_and_leaves_its_pair(planted_study, tmp_path):
     folder = planted_study(tmp_path / "s", rungs=1)
     edit(folder / "records" / "0.2M-xIELU-main-3-0.003.json", loss=None, diverged=40,

@@ -20,18 +20,27 @@ from integrand.train.studies.statistics import (
 def comparisons(study: Study) -> list[dict[str, Any]]:
     """Rows `rung a b at unit difference ci p p_corrected verdict n sd`; below 0 b is better.
 
-    Decided together (Holm) are the pairs of one rung at one way of comparing. A row that cannot be
-    had says "not measured" and why.
+    Decided together (Holm) are the pairs of one rung with the same a, at one way of comparing. A
+    row that cannot be had says "not measured" and why.
     """
     return [
         row
         for rung in study.rungs
         for at in MEASURES
-        for row in _decided([_row(study, rung, a, b, at) for a, b in study.pairs])
+        for family in families(study.pairs_at(rung))
+        for row in _decided([_row(study, rung, a, b, at, len(family)) for a, b in family])
     ]
 
 
-def _row(study: Study, rung: str, a: str, b: str, at: str) -> dict[str, Any]:
+def families(pairs: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Pairs that answer one question: those with the same a."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for a, b in pairs:
+        found.setdefault(a, []).append((a, b))
+    return list(found.values())
+
+
+def _row(study: Study, rung: str, a: str, b: str, at: str, pairs: int) -> dict[str, Any]:
     measure, unit = MEASURES[at]
     row: dict[str, Any] = {"rung": rung, "a": a, "b": b, "at": at, "unit": unit}
     try:
@@ -43,7 +52,7 @@ def _row(study: Study, rung: str, a: str, b: str, at: str) -> dict[str, Any]:
     row |= {"difference": scale(found.mean), "ci": found.ci and [scale(v) for v in found.ci]}
     row |= {"p": found.p, "n": found.n, "sd": found.sd}
     if unit == "nats":
-        row |= detectable(found, len(study.pairs))
+        row |= detectable(found, pairs)
     return row
 
 
@@ -62,9 +71,7 @@ def detectable(found: Estimate, pairs: int) -> dict[str, float | None]:
         return {"min_detectable_effect": None, "min_detectable_effect_corrected": None}
     return {
         "min_detectable_effect": min_detectable_effect(found.sd, found.n),
-        "min_detectable_effect_corrected": min_detectable_effect(
-            found.sd, found.n, ALPHA / max(1, pairs)
-        ),
+        "min_detectable_effect_corrected": min_detectable_effect(found.sd, found.n, ALPHA / pairs),
     }
 
 

@@ -48,6 +48,15 @@ class Study:
         others = [[self.baseline, v] for v in self.variants if v != self.baseline]
         return [(a, b) for a, b in self.plan.get("pairs") or others]
 
+    def variants_at(self, rung: str) -> list[str]:
+        """A rung may have variants of its own, else it has all."""
+        own = next(r.get("variants", ()) for r in self.plan["rungs"] if r["name"] == rung)
+        return [v["name"] for v in own] or self.variants
+
+    def pairs_at(self, rung: str) -> list[tuple[str, str]]:
+        here = self.variants_at(rung)
+        return [(a, b) for a, b in self.pairs if a in here and b in here]
+
     def runs(self, rung: str, variant: str, arm: str = "main") -> dict[int, Record]:
         """Runs that reached a loss, by seed."""
         found = self.all_runs(rung, variant, arm)
@@ -74,21 +83,17 @@ class Study:
         """Runs of the main arm that the plan has and the folder has not."""
         done = {(r["rung"], r["variant"], r["seed"]) for r in self.records if r["arm"] == "main"}
         names = ("rung", "variant", "seed")
-        return [dict(zip(names, w, strict=True)) for w in self._planned() if w not in done]
-
-    def _planned(self) -> list[tuple[str, str, int]]:
-        """Main runs; a rung may have variants of its own, else it has all."""
-        return [
-            (rung["name"], variant, seed)
-            for rung in self.plan["rungs"]
-            for variant in [v["name"] for v in rung.get("variants", ())] or self.variants
-            for seed in self.plan["seeds"]
-        ]
+        wanted = (
+            (g, v, s) for g in self.rungs for v in self.variants_at(g) for s in self.plan["seeds"]
+        )
+        return [dict(zip(names, w, strict=True)) for w in wanted if w not in done]
 
     def progress(self) -> dict[str, dict[str, Any]]:
         """Finished and planned runs by arm; planned is None where the plan does not say."""
         done = Counter(r["arm"] for r in self.records)
-        planned = {"main": len(self._planned())} | dict(self.plan.get("planned") or {})
+        planned = {"main": done["main"] + len(self.missing())} | dict(
+            self.plan.get("planned") or {}
+        )
         return {arm: {"finished": done[arm], "planned": planned.get(arm)} for arm in ARMS}
 
 

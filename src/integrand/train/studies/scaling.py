@@ -67,7 +67,7 @@ def _resampled(values: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """Means of the resampled losses of one rung, spread to Student's width.
 
     A percentile interval of few values is far too narrow: of five seeds, a nominal 95 % hold the
-    truth in 80 %. The factor is that of the expanded percentile interval (arXiv:1411.5279).
+    truth in 84 %. The factor is that of the expanded percentile interval (arXiv:1411.5279).
     """
     norm, t = scipy("stats").norm, scipy("stats").t
     n = len(values)

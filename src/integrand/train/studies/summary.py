@@ -9,7 +9,7 @@ import numpy as np
 
 from integrand.errors import Error
 from integrand.train.studies import depth, scaling
-from integrand.train.studies.comparisons import comparisons, differences
+from integrand.train.studies.comparisons import comparisons, differences, families
 from integrand.train.studies.rates import best_rate, sweep
 from integrand.train.studies.records import Record, Study, checks, load
 from integrand.train.studies.statistics import ALPHA, POWER, Estimate, estimate, holm, seeds_needed
@@ -122,21 +122,27 @@ def _line(found: scaling.Fit, compute: Any) -> list[list[float]]:
 
 
 def _trends(study: Study) -> list[dict[str, Any]]:
-    rows, found = [], []
-    for a, b in study.pairs:
-        rungs = [(g, d) for g in study.rungs if (d := differences(study, g, a, b))]
-        compute = [_flops(next(iter(study.runs(g, b).values()))) for g, _ in rungs]
-        row: dict[str, Any] = {"a": a, "b": b, "unit": "nats per tenfold compute"}
-        try:
-            change = scaling.trend(compute, [d for _, d in rungs])
-        except Error as reason:
-            rows.append({**row, "change": None, "verdict": "not measured", "reason": str(reason)})
-            found.append(None)
-            continue
-        rows.append({**row, **_plain(change)})
-        found.append(change.p)
+    return [
+        row
+        for family in families(study.pairs)
+        for row in _decided([_trend(study, a, b) for a, b in family])
+    ]
+
+
+def _trend(study: Study, a: str, b: str) -> dict[str, Any]:
+    rungs = [(g, d) for g in study.rungs if (d := differences(study, g, a, b))]
+    compute = [_flops(next(iter(study.runs(g, b).values()))) for g, _ in rungs]
+    row: dict[str, Any] = {"a": a, "b": b, "unit": "nats per tenfold compute"}
+    try:
+        return {**row, **_plain(scaling.trend(compute, [d for _, d in rungs]))}
+    except Error as reason:
+        nothing = {"change": None, "p": None, "verdict": "not measured"}
+        return {**row, **nothing, "reason": str(reason)}
+
+
+def _decided(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     words = {True: "more favourable with scale", False: "less favourable with scale"}
-    for row, p in zip(rows, holm(found), strict=True):
+    for row, p in zip(rows, holm([r["p"] for r in rows]), strict=True):
         if row["change"] is not None:
             clear = p is not None and p < ALPHA
             row["p_corrected"] = p
@@ -145,7 +151,7 @@ def _trends(study: Study) -> list[dict[str, Any]]:
 
 
 def _depth(study: Study, rung: str) -> list[dict[str, Any]]:
-    """Nonlinearity and every learned parameter by layer; the claims of a rung decided together."""
+    """Nonlinearity and parameters by layer; variants with one reference decided together."""
     rows: list[dict[str, Any]] = []
     for variant in study.variants:
         runs = [r for r in study.runs(rung, variant).values() if r["activation_values"]]
@@ -165,12 +171,16 @@ def _depth(study: Study, rung: str) -> list[dict[str, Any]]:
             by_layer = [float(v) for v in np.mean(per_seed, axis=0)]
             change = depth.over_depth(per_seed)
             rows.append({**base, "measure": name, "by_layer": by_layer, **_plain(change)})
-    measured_rows = [r for r in rows if r["change"] is not None]
-    for names in ({"nonlinearity"}, {r["measure"] for r in rows} - {"nonlinearity"}):
-        family = [r for r in measured_rows if r["measure"] in names]
-        for row, p in zip(family, holm([r["p"] for r in family]), strict=True):
+    of = {b: a for a, b in study.pairs}
+    family: dict[tuple[bool, str | None], list[dict[str, Any]]] = {}
+    for row in (r for r in rows if r["change"] is not None):
+        family.setdefault((row["measure"] == "nonlinearity", of.get(row["variant"])), []).append(
+            row
+        )
+    for (is_claim, _), together in family.items():
+        say = depth.claim if is_claim else depth.direction
+        for row, p in zip(together, holm([r["p"] for r in together]), strict=True):
             change = Estimate(row["n"], row["change"], ci=row["ci"] and tuple(row["ci"]))
-            say = depth.claim if row["measure"] == "nonlinearity" else depth.direction
             row |= {"p_corrected": p, "verdict": say(change, p)}
     return rows
 
@@ -207,7 +217,7 @@ def _curve(study: Study, rung: str, variant: str) -> list[dict[str, Any]]:
     if not runs:
         return []
     held = [{step: loss for step, loss, *_ in r["held_out"]} for r in runs]
-    values = [dict(map(tuple, r.get("activation_history") or [])) for r in runs]
+    values = [{step: v for step, v in r.get("activation_history") or [] if v} for r in runs]
     return [
         {
             "rung": rung,
