@@ -182,7 +182,9 @@ def test_a_given_tokenizer_makes_the_tokens_it_was_made_with(
     data = dataclasses.replace(config.data, tokenizer=str(given), vocab_size=1000)
     again = prepare(data, tmp_path)
     assert files(again.folder) == files(tokens.folder)
-    with pytest.raises(DataError, match=r"vocab_size must cover every token.* got 300; set it to 3"):
+    with pytest.raises(
+        DataError, match=r"vocab_size must cover every token.* got 300; set it to 3"
+    ):
         prepare(dataclasses.replace(data, vocab_size=300), tmp_path)
     data = DataConfig(source=config.data.source, tokenizer=str(tmp_path / "none.json"))
     with pytest.raises(DataError, match=r"readable tokenizer\.json"):

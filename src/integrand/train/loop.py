@@ -20,6 +20,7 @@ from integrand.train.batches import Batches, Windows, running_hash
 from integrand.train.config import TrainConfig
 from integrand.train.evaluate import evaluate, held_out_windows
 from integrand.train.files import MetricsLog, write_json
+from integrand.train.objective import LEFT_OUT, objective
 from integrand.train.optimisers import make_optimizer
 from integrand.train.progress import Interruption, ProgressLine
 from integrand.train.runs import (
@@ -74,7 +75,8 @@ def train(
     started = time.monotonic() - progress.seconds
 
     def observe(metrics: MetricsLog, step: int) -> tuple[float, float]:
-        loss, bits = evaluate(model, held_out, token_bytes, config.batch_size, autocast)
+        separator = tokens.separator if config.mask_documents else None
+        loss, bits = evaluate(model, held_out, token_bytes, config.batch_size, autocast, separator)
         metrics.add("held_out", step, loss=loss, bits_per_byte=bits)
         if values := activation_values(model):
             metrics.add("activation", step, values=values)
@@ -87,7 +89,9 @@ def train(
         while progress.step < config.steps:
             batch = batches.at(progress.step)
             rate = set_rate(optimizer, config, progress.step)
-            loss, norm = one_step(model, optimizer, batch.to(device), config, autocast, step_loss)
+            loss, norm = one_step(
+                model, optimizer, batch.to(device), config, autocast, step_loss, tokens.separator
+            )
             progress.batches_sha256 = running_hash(progress.batches_sha256, batch)
             progress.step = step = progress.step + 1
             progress.seconds = time.monotonic() - started
@@ -150,18 +154,24 @@ def one_step(
     batch: Tensor,
     config: TrainConfig,
     autocast: AbstractContextManager[object],
-    step_loss: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
+    step_loss: Callable[..., Tensor] | None = None,
+    separator: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One update on token ids (B, context + 1): (loss before it, norm of the gradient)."""
+    """One update on token ids (B, context + 1): (loss before it, norm of the gradient).
+
+    `separator` is the id that ends a document; None: each row is one.
+    """
     step_loss = step_loss or summed_loss
-    labels = batch[:, 1:]
+    labels, documents = objective(batch, config, separator)
     counted = labels.numel()
+    if config.goldfish_k or config.mask_documents:
+        counted = max(1, int((labels != LEFT_OUT).sum()))
+    n = config.accumulate
+    owners = [None] * n if documents is None else documents.chunk(n)
     loss = torch.zeros((), device=batch.device)
-    for inputs, wanted in zip(
-        batch[:, :-1].chunk(config.accumulate), labels.chunk(config.accumulate), strict=True
-    ):
+    for inputs, wanted, owner in zip(batch[:, :-1].chunk(n), labels.chunk(n), owners, strict=True):
         with autocast:
-            part = step_loss(model, inputs, wanted) / counted
+            part = step_loss(model, inputs, wanted, owner) / counted
         part.backward()
         loss += part.detach()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -170,13 +180,18 @@ def one_step(
     return loss, norm
 
 
-def summed_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in nats, summed over the labels (B, T); a label of -100 does not count."""
-    logits = model(inputs)
+def summed_loss(
+    model: nn.Module, inputs: Tensor, labels: Tensor, documents: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy in nats, summed over the labels (B, T); a label of -100 does not count.
+
+    `documents` (B, T) number the inputs' documents: each is then read by itself.
+    """
+    logits = model(inputs) if documents is None else model(inputs, documents)
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
 
 
-def compiled_loss() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+def compiled_loss() -> Callable[..., Tensor]:
     """`summed_loss` under torch.compile."""
     # every kind of model that a process trains is one more entry for this function, and a study
     # has dozens of them; past the limit (8) a model would silently run uncompiled
