@@ -148,7 +148,7 @@ def two_ranks() -> Callable[[str, list[str]], dict[str, list[str]]]:
             for process in processes:
                 process.start()
             for process in processes:
-                process.join(120)
+                process.join(300)
                 process.kill()
             found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(2)]
         return {check: [f[check] for f in found if f[check]] for check in checks}

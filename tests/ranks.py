@@ -33,7 +33,7 @@ def main(rank: int, folder: str, file: str, checks: list[str]) -> None:
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=2,
-        timeout=datetime.timedelta(seconds=20),
+        timeout=datetime.timedelta(seconds=120),
     )
     Path(folder, f"{rank}.json").write_text(json.dumps(outcomes(file, checks)))
     distributed.destroy_process_group()

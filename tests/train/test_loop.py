@@ -138,7 +138,11 @@ train(config, sys.argv[2], cache_dir=sys.argv[3], quiet=True, on_step=on_step)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [(signal.SIGKILL, {"optimizer": "muon", "accumulate": 2}), (signal.SIGINT, {})],
+    ids=["kill", "ctrl-c"],
+)
 def test_a_killed_process_leaves_a_run_that_goes_on_with_the_same_bits(
     whole: tuple[Path, dict[str, Any]],
     config: TrainConfig,
@@ -146,22 +150,29 @@ def test_a_killed_process_leaves_a_run_that_goes_on_with_the_same_bits(
     cache: Path,
     tmp_path: Path,
     number: signal.Signals,
+    changes: dict[str, Any],
 ) -> None:
-    arguments = [json.dumps(config.to_dict()), str(tmp_path), str(cache)]
+    expected = whole[0]
+    if changes:
+        config = dataclasses.replace(config, **changes)
+        expected = tmp_path / "expected"
+        train(config, expected, tokens=tokens, quiet=True)
+    folder = tmp_path / "stopped"
+    arguments = [json.dumps(config.to_dict()), str(folder), str(cache)]
     arguments += [str(torch.get_num_threads()), str(int(number))]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *arguments],
         capture_output=True,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == -number, done.stderr.decode()
     steps: list[int] = []
-    train(config, tmp_path, tokens=tokens, quiet=True, on_step=lambda step, _: steps.append(step))
+    train(config, folder, tokens=tokens, quiet=True, on_step=lambda step, _: steps.append(step))
     # ctrl-c ends the step in hand and saves it; a kill falls back to the last checkpoint
     assert steps[0] == (13 if number == signal.SIGINT else 11)
     for kind in ("train", "held_out", "activation"):
-        assert rows(tmp_path, kind) == rows(whole[0], kind)
+        assert rows(folder, kind) == rows(expected, kind)
 
 
 def test_a_damaged_checkpoint_is_one_clear_sentence(
