@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,17 @@ def read_json(path: Path) -> Any:
 class MetricsLog:
     """metrics.jsonl of a run: one JSON object per line with `kind` and `step`, flushed at once."""
 
-    def __init__(self, path: Path, keep_until: int) -> None:
-        """Open for appending; rows after step `keep_until` belong to lost steps and go."""
+    def __init__(
+        self,
+        path: Path,
+        keep_until: int,
+        send: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
+        """Open for appending; rows after step `keep_until` belong to lost steps and go.
+
+        `send` gets every new row too.
+        """
+        self._send = send
         self.kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         scratch.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
@@ -40,8 +49,10 @@ class MetricsLog:
         self._file = path.open("a")
 
     def add(self, kind: str, step: int, **values: Any) -> None:
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        row = {"kind": kind, "step": step, **values}
+        self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        self._send(row)
 
     def __enter__(self) -> "MetricsLog":
         return self
