@@ -30,6 +30,7 @@ from integrand.models.decoder import Decoder, DecoderConfig
 from integrand.models.width import plain_width
 from integrand.report.machine import environment
 from integrand.timing import paired, ratio
+from integrand.train.config import DataConfig, TrainConfig
 from integrand.train.files import write_json
 from integrand.train.loop import one_step
 from integrand.train.runs import command
@@ -103,7 +104,9 @@ def stepping(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     run: Any = torch.compile(model) if compiled else model
     count = sum(p.numel() for p in model.parameters())
-    return lambda: one_step(run, [optimizer], batch, config, nullcontext()), count
+    data = DataConfig(vocab_size=config.vocab_size)
+    step = TrainConfig(model=config, activation="as built", data=data)
+    return lambda: one_step(run, [optimizer], batch, step, nullcontext()), count
 
 
 def main() -> int:

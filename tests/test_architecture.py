@@ -20,8 +20,9 @@ GROUND = ("errors", "cache")
 # above it: the package itself, and what the command line is made of
 ABOVE = ("__init__", "declared", "trained", "demo", "cli", "__main__")
 OPTIONAL = {
-    "accelerate", "datasets", "gguf", "huggingface_hub", "jax", "matplotlib", "optuna", "pyarrow",
-    "pytorch_optimizer", "scipy", "tokenizers", "transformers", "triton", "tyro",
+    "accelerate", "datasets", "gguf", "huggingface_hub", "jax", "lm_eval", "matplotlib", "optuna",
+    "pyarrow", "pytorch_optimizer", "scipy", "tensorboard", "tokenizers", "trackio", "transformers",
+    "triton", "tyro", "wandb",
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -304,6 +304,7 @@ def train(
     out: Path = Path("runs/train"),
     steps: int | None = None,
     seed: int = 0,
+    sink: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = (),
     json: Path | None = None,
 ) -> int:
     """Train matched decoders that differ in their activation alone: a smoke test at toy size.
@@ -314,6 +315,7 @@ def train(
         out: where runs are kept; the same command goes on with a run that was stopped.
         steps: steps of each run (default: the recipe's).
         seed: of initial weights and of the order of batches.
+        sink: where metrics go as well: tensorboard, trackio or wandb; may be repeated.
         json: also write the summary as JSON.
     """
     from integrand.train import matched
@@ -321,7 +323,7 @@ def train(
     from integrand.trained import recipe
 
     config, chosen, activations = recipe(variants, data, steps, seed)
-    summary = matched(config, chosen, out, activations=activations)
+    summary = matched(config, chosen, out, activations=activations, sinks=sink)
     _keep(json, summary)
     from integrand.report.tables import study
 
@@ -388,6 +390,46 @@ def study(
     return 0
 
 
+def export(run: Path, out: Path, /) -> int:
+    """Write a finished run as a folder that transformers loads: weights, config, tokeniser.
+
+    Args:
+        run: the folder of one run, such as runs/train/xielu.
+        out: the folder to write.
+    """
+    from integrand.train import export_run
+
+    print(export_run(run, out))
+    return 0
+
+
+def evaluate(
+    model: str,
+    /,
+    tasks: str = "lambada_openai",
+    limit: int | None = None,
+    batch_size: int = 8,
+    json: Path | None = None,
+) -> int:
+    """Measure an exported model on tasks of EleutherAI's lm-evaluation-harness.
+
+    Args:
+        model: a folder written by `integrand export`, or any model that transformers loads.
+        tasks: names of tasks, separated by commas.
+        limit: of examples per task.
+        batch_size: examples at once.
+        json: also write the results as JSON.
+    """
+    from integrand.train.harness import evaluate as measure
+
+    found = measure(model, tasks.split(","), limit=limit, batch_size=batch_size)
+    _keep(json, {"kind": "evaluate", "model": model, "tasks": found})
+    for task, metrics in found.items():
+        for metric, value in metrics.items():
+            print(f"{task}  {metric}  {value:.4g}")
+    return 0
+
+
 def inspect(where: str, /, html: Path | None = None, json: Path | None = None) -> int:
     """Show a checkpoint's activation parameters by depth, reading no other tensor.
 
@@ -448,6 +490,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_,
     "train": train,
     "study": study,
+    "export": export,
+    "evaluate": evaluate,
     "inspect": inspect,
     "report": report,
     "demo": demo,

@@ -15,7 +15,7 @@ from integrand.train.evaluate import evaluate
 from integrand.train.files import read_metrics
 from integrand.train.loop import build, one_step, train
 from integrand.train.objective import documents_of, objective
-from integrand.train.optimisers import make_optimizer
+from integrand.train.optimisers import make_optimizers
 from integrand.train.tokens import TokenData
 
 TOKENS = torch.tensor([[5, 6, 0, 7, 8, 9, 0, 0, 4], [1, 2, 3, 4, 5, 6, 7, 8, 0]])
@@ -61,8 +61,8 @@ def test_goldfish_counts_the_first_token_of_a_row_into_its_windows(config: Train
 def step(config: TrainConfig, batch: Tensor, separator: int | None) -> tuple[Tensor, Tensor]:
     """Loss and gradient norm of one step on fresh weights."""
     model = build(config, activation("xielu"))
-    optimizer = make_optimizer(config, model)
-    return one_step(model, optimizer, batch, config, nullcontext(), None, separator)
+    optimizers = make_optimizers(config, model)
+    return one_step(model, optimizers, batch, config, nullcontext(), separator=separator)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from integrand.models.checkpoints import (
     write_parameters,
 )
 from integrand.models.decoder import Decoder, DecoderConfig, Llama3Rope
+from integrand.models.export import export
 from integrand.models.inspection import Inspection, inspect_checkpoint
 from integrand.models.missing import new_activations
 from integrand.models.plain import PlainBlock, plain_from_gated
@@ -24,6 +25,7 @@ __all__ = [
     "Swap",
     "XieluParameters",
     "config_fields",
+    "export",
     "inspect_checkpoint",
     "new_activations",
     "plain_from_gated",

@@ -4,7 +4,7 @@ from integrand.train.config import DataConfig, TrainConfig, Variant
 from integrand.train.loop import train
 from integrand.train.matched import matched
 from integrand.train.recipes import Recipe, demo
-from integrand.train.runs import load_run
+from integrand.train.runs import export_run, load_run
 from integrand.train.schedule import wsd
 from integrand.train.tokens import TokenData, prepare
 
@@ -15,6 +15,7 @@ __all__ = [
     "TrainConfig",
     "Variant",
     "demo",
+    "export_run",
     "load_run",
     "matched",
     "prepare",

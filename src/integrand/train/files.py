@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,17 @@ def read_json(path: Path) -> Any:
 class MetricsLog:
     """metrics.jsonl of a run: one JSON object per line with `kind` and `step`, flushed at once."""
 
-    def __init__(self, path: Path | None, keep_until: int) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        keep_until: int,
+        send: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
         """Open for appending; rows after step `keep_until` belong to lost steps and go.
 
-        Without a path rows are dropped: another rank writes them.
+        `send` gets every new row too. Without a path rows are dropped: another rank writes them.
         """
+        self._send = send
         self.kept: list[dict[str, Any]] = []
         if path is not None:
             self.kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
@@ -45,8 +51,10 @@ class MetricsLog:
         self._file = (path or Path(os.devnull)).open("a")
 
     def add(self, kind: str, step: int, **values: Any) -> None:
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        row = {"kind": kind, "step": step, **values}
+        self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        self._send(row)
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -25,6 +25,7 @@ from integrand.train.evaluate import evaluate, held_out_windows
 from integrand.train.files import MetricsLog, read_metrics, write_json
 from integrand.train.objective import LEFT_OUT, objective
 from integrand.train.optimisers import make_optimizers
+from integrand.train.outliers import outliers
 from integrand.train.progress import Interruption, ProgressLine
 from integrand.train.runs import (
     CHECKPOINTS,
@@ -36,6 +37,7 @@ from integrand.train.runs import (
     open_run,
 )
 from integrand.train.schedule import rate_factor
+from integrand.train.sinks import open_sinks
 from integrand.train.tokens import TokenData, prepare
 
 
@@ -51,12 +53,14 @@ def train(
     steps_after: int = 0,
     quiet: bool = False,
     on_step: Callable[[int, float], None] | None = None,
+    sinks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train one decoder; the run record, also written to out_dir/record.json.
 
     `activation` replaces the catalogue entry named in `config`. A run that was stopped goes on
     from its last checkpoint, with the losses it would have had (bitwise on a CPU with as many
-    threads); a finished one returns its record. `on_step(step, loss)` is called after each step.
+    threads); a finished one returns its record. `on_step(step, loss)` is called after each step;
+    the rows of metrics.jsonl go to the `sinks` as well (tensorboard, trackio, wandb).
     Files: run.json (the config), metrics.jsonl, model.safetensors, record.json. A run whose loss or
     gradient stops being finite ends there: its record has `diverged`, the step, and no loss, and
     there are no weights.
@@ -99,7 +103,11 @@ def train(
 
     first = progress.step
     log = out_dir / METRICS if ranks.first else None
-    with MetricsLog(log, first if first else -1) as metrics, Interruption() as interruption:
+    with (
+        open_sinks(sinks if ranks.first else (), out_dir, config.to_dict()) as send,
+        MetricsLog(log, first if first else -1, send) as metrics,
+        Interruption() as interruption,
+    ):
         alarms.recall(metrics.kept)
         if progress.step == 0:
             observe(metrics, 0)
@@ -156,6 +164,7 @@ def train(
         "diverged": diverged,
         **history(out_dir / METRICS),
         "activation_values": None if diverged else activation_values(model),
+        "outliers": None if diverged else outliers(model, held_out[:4, :-1].to(device)),
         "wall_s": round(progress.seconds, 3),
         "steps_per_s": round(progress.step / progress.seconds, 3),
         **cost(config, device, progress),

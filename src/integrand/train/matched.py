@@ -41,6 +41,7 @@ def matched(
     resume: bool = True,
     quiet: bool = False,
     on_step: Callable[[int, float], None] | None = None,
+    sinks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train the variants one after the other; the summary, also written to out_dir/summary.json.
 
@@ -73,6 +74,7 @@ def matched(
                 steps_after=config.steps * (len(variants) - place - 1),
                 quiet=quiet,
                 on_step=on_step,
+                sinks=sinks,
             )
         )
     whole = [record for record in records if not record.get("diverged")]

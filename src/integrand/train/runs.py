@@ -12,11 +12,13 @@ import torch
 
 from integrand.errors import DataError
 from integrand.models.decoder import Decoder
+from integrand.models.export import export
 from integrand.nn.gated import MakesModule
 from integrand.spec import Spec, spec_from_mapping, to_toml
 from integrand.train import checkpoint
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_json, write_json
+from integrand.train.text import SEPARATOR
 from integrand.train.tokens import TokenData
 
 RECORD = "record.json"
@@ -24,6 +26,7 @@ METRICS = "metrics.jsonl"
 WEIGHTS = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 IDENTITY = "run.json"
+TOKENIZER = "tokenizer.json"
 OTHER = {
     "config": "with another config",
     "data_sha256": "on other data",
@@ -63,6 +66,8 @@ def open_run(
         return read_json(out_dir / RECORD) if (out_dir / RECORD).exists() else None
     out_dir.mkdir(parents=True, exist_ok=True)
     text = to_toml(spec) if isinstance(spec, Spec) else None
+    if (tokens.folder / TOKENIZER).exists():
+        shutil.copyfile(tokens.folder / TOKENIZER, out_dir / TOKENIZER)
     write_json(path, {**identity, "activation": text})
     return None
 
@@ -88,6 +93,17 @@ def load_run(folder: Path | str) -> Decoder:
     model = Decoder(config.model, derive(spec), config.impl)
     checkpoint.load_model(folder / WEIGHTS, model)
     return model
+
+
+def export_run(run: Path | str, out_dir: Path | str) -> Path:
+    """A finished run as a folder that transformers loads; see `integrand.models.export`."""
+    run = Path(run)
+    model = load_run(run)
+    context = TrainConfig.from_dict(read_json(run / IDENTITY)["config"]).context
+    tokenizer = run / TOKENIZER
+    if not tokenizer.exists():  # a run from before it was kept
+        return export(model, out_dir, context=context)
+    return export(model, out_dir, context=context, tokenizer=tokenizer, separator=SEPARATOR)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

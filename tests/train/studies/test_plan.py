@@ -1,0 +1,128 @@
+"""Which runs are due: the sweep first, then seed by seed, then more seeds where noise asks."""
+
+import dataclasses
+import random
+from typing import Any
+
+import pytest
+
+from integrand.errors import Error
+from integrand.train.config import TrainConfig, Variant
+from integrand.train.studies.plan import Cell, Plan, Rung, due, rate, seeds, shortened
+
+A = Variant(name="A", activation="silu", gated=True)
+B = Variant(name="B", activation="xielu")
+C = Variant(name="B fixed", activation="xielu", like="B", changes={"activation_weight_decay": 0.1})
+
+
+@pytest.fixture
+def plan(config: TrainConfig) -> Plan:
+    wide = dataclasses.replace(config, model=dataclasses.replace(config.model, d_model=32))
+    return Plan(
+        name="test",
+        rungs=(
+            Rung(name="small", config=config, variants=(A, B, C)),
+            Rung(name="large", config=wide, variants=(A, B), tuned=False, short=False),
+        ),
+        rates=(1e-2, 2e-2),
+        tuning_seeds=(100,),
+        seeds_at_least=3,
+        seeds_at_most=6,
+        resolve=0.01,
+    )
+
+
+def result(cell: Cell, loss: float) -> dict[str, Any]:
+    return {
+        "rung": cell.rung.name, "variant": cell.variant.name, "arm": cell.arm, "lr": cell.lr,
+        "seed": cell.seed, "loss": loss, "diverged": None,
+    }  # fmt: skip
+
+
+def finish(plan: Plan, loss: Any, records: list[Any] | None = None) -> list[Any]:
+    """All runs, one after the other as a worker takes them."""
+    records = records or []
+    while cells := due(plan, records):
+        records.append(result(cells[0], loss(cells[0])))
+    return records
+
+
+def test_a_study_takes_the_sweep_then_seeds_then_the_larger_size(plan: Plan) -> None:
+    records = finish(plan, lambda cell: 3.0 + (cell.lr - 1.5e-2) ** 2)
+    order = [(r["rung"], r["arm"]) for r in records]
+    sweep = [p for p, o in enumerate(order) if o[1] == "tune"]
+    assert sweep == list(range(len(sweep)))
+    assert {r["variant"] for r in records if r["arm"] == "tune"} == {"A", "B"}
+    assert order.index(("large", "main")) > max(p for p, o in enumerate(order) if o[0] == "small")
+    # an ablation has the rate of what it ablates, and no short runs
+    own = [r for r in records if r["variant"] == "B fixed"]
+    assert {r["arm"] for r in own} == {"main"}
+    assert {r["lr"] for r in own} == {
+        r["lr"] for r in records if (r["rung"], r["variant"], r["arm"]) == ("small", "B", "main")
+    }
+    assert len({str(r) for r in records}) == len(records)
+
+
+@pytest.mark.parametrize(("best", "lowest", "highest"), [(1e-9, 2.5e-3, 2e-2), (1.0, 1e-2, 8e-2)])
+def test_a_sweep_whose_best_is_at_the_edge_widens_and_ends(
+    plan: Plan, best: float, lowest: float, highest: float
+) -> None:
+    records = finish(plan, lambda cell: abs(cell.lr - best))
+    swept = [r["lr"] for r in records if r["arm"] == "tune"]
+    assert (min(swept), max(swept)) == (lowest, highest)
+
+
+def test_an_untuned_size_scales_its_rates_with_the_width(plan: Plan) -> None:
+    records = finish(plan, lambda cell: abs(cell.lr - 2e-2) if cell.arm == "tune" else 3.0)
+    small, large = (rate(plan, rung, A, records) for rung in plan.rungs)
+    assert large == pytest.approx(small * 16 / 32)
+
+
+def test_no_rate_is_known_before_the_sweep_is_whole(plan: Plan) -> None:
+    first = due(plan, [])
+    assert {cell.arm for cell in first} == {"tune"}
+    records = [result(cell, 3.0) for cell in first if cell.variant is not B]
+    assert {cell.variant.name for cell in due(plan, records) if cell.arm == "main"} == {"A"}
+
+
+def test_a_diverged_rate_is_never_chosen(plan: Plan) -> None:
+    records = []
+    for cell in due(plan, []):
+        lost = cell.lr == 1e-2
+        row = result(cell, 3.0)
+        records.append({**row, "loss": None, "diverged": 7} if lost else row)
+    assert rate(plan, plan.rungs[0], B, records) != 1e-2
+
+
+@pytest.mark.parametrize(("noise", "wanted"), [(1e-5, 3), (0.05, 6)])
+def test_the_spread_of_paired_differences_decides_the_number_of_seeds(
+    plan: Plan, noise: float, wanted: int
+) -> None:
+    draw = random.Random(0)
+    level = {s: draw.gauss(0, 1) for s in range(10)}  # a seed's own level cancels in pairs
+
+    def loss(cell: Cell) -> float:
+        return 3.0 if cell.arm == "tune" else 3.0 + level[cell.seed] + draw.gauss(0, noise)
+
+    records = finish(plan, loss)
+    assert seeds(plan, plan.rungs[0], records) == wanted
+    assert {r["seed"] for r in records if r["arm"] == "main" and r["rung"] == "small"} == set(
+        range(wanted)
+    )
+
+
+def test_a_short_run_keeps_the_shape_of_the_schedule(config: TrainConfig) -> None:
+    half = shortened(config, 0.5)
+    for name in ("steps", "warmup_steps", "decay_steps"):
+        assert getattr(half, name) == getattr(config, name) // 2
+
+
+def test_a_plan_that_cannot_be_followed_is_refused(plan: Plan) -> None:
+    with pytest.raises(Error, match="ascend"):
+        dataclasses.replace(plan, rates=(2e-2, 1e-2))
+    with pytest.raises(Error, match="two or more seeds"):
+        dataclasses.replace(plan, seeds_at_least=1)
+    with pytest.raises(Error, match="first rung must be tuned"):
+        dataclasses.replace(plan, rungs=plan.rungs[1:])
+    with pytest.raises(Error, match="like 'B', which is not in it"):
+        dataclasses.replace(plan, rungs=(dataclasses.replace(plan.rungs[0], variants=(A, C)),))

@@ -1,0 +1,111 @@
+"""A study end to end at toy size: shared by processes, resumed, summarised."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from integrand.errors import Error
+from integrand.train.config import TrainConfig, Variant
+from integrand.train.studies import Plan, Rung, run_study, summarise, time_rung
+from integrand.train.studies.work import check_rung
+
+GATED = Variant(name="SwiGLU", activation="silu", gated=True)
+PLAIN = Variant(name="xIELU", activation="xielu")
+FIXED = Variant(
+    name="xIELU alpha_p only", activation="xielu", like="xIELU",
+    changes={"activation_fixed": ("alpha_n",)},
+)  # fmt: skip
+CHANNELS = Variant(
+    name="xIELU per channel", activation="xielu", like="xIELU",
+    changes={"activation_per_channel": True, "activation_dtype": "bf16"},
+)  # fmt: skip
+
+
+@pytest.fixture
+def plan(config: TrainConfig) -> Plan:
+    config = dataclasses.replace(config, steps=6, warmup_steps=1, decay_steps=2, eval_every=3)
+    return Plan(
+        name="toy",
+        rungs=(Rung(name="toy", config=config, variants=(GATED, PLAIN, FIXED, CHANNELS)),),
+        rates=(1e-2, 2e-2),
+        tuning_seeds=(100,),
+        seeds_at_least=2,
+        seeds_at_most=2,
+        widenings=0,
+    )
+
+
+def test_a_study_in_pieces_is_the_study_in_one(plan: Plan, tmp_path: Path, cache: Path) -> None:
+    whole = run_study(plan, tmp_path / "whole", cache_dir=cache, quiet=True)
+    assert len(whole) == 2 * 2 + 2 * 4 + 2 * 2
+    for _ in range(20):
+        pieces = run_study(plan, tmp_path / "pieces", cache_dir=cache, at_most=3, quiet=True)
+    losses = [{(r["variant"], r["arm"], r["lr"], r["seed"]): r["loss"] for r in rs}
+              for rs in (whole, pieces)]  # fmt: skip
+    assert losses[0] == losses[1]
+    assert not list((tmp_path / "whole" / "work").iterdir())
+    # an ablation changes what it says and nothing else
+    by = {(r["variant"], r["arm"], r["seed"]): r for r in whole if r["arm"] == "main"}
+    fixed = by["xIELU alpha_p only", "main", 0]
+    assert list(fixed["activation_values"]) == ["alpha_p"]
+    assert fixed["parameters"] == by["xIELU", "main", 0]["parameters"] - 2
+    assert len(by["xIELU per channel", "main", 0]["activation_values"]["alpha_n"][0]) == 36
+    summary = summarise(tmp_path / "whole")
+    assert {c["a"] for c in summary["comparisons"] if c["b"] != "xIELU"} == {"xIELU"}
+    assert all(r["batches_sha256"] == by["SwiGLU", "main", 0]["batches_sha256"]
+               for r in whole if r["arm"] == "main" and r["seed"] == 0)  # fmt: skip
+
+
+def test_two_processes_share_a_study_and_one_survives_the_other(
+    config: TrainConfig, tmp_path: Path, cache: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "integrand", "study", "smoke", "--data", config.data.source),
+        *("--out", str(tmp_path / "s"), "--threads", "1"),
+    ]
+    env = {**os.environ, "INTEGRAND_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "s").glob("work/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    records = list((tmp_path / "s" / "records").iterdir())
+    assert len(records) == 3 * 2 + 3 * 2 * 2
+    summary = json.loads((tmp_path / "s" / "summary.json").read_text())
+    assert summary["command"].startswith("integrand study smoke")
+    assert {v["name"] for v in summary["variants"]} == {"SwiGLU", "ReLU2", "xIELU"}
+    assert "<svg" in (tmp_path / "s" / "report.html").read_text()
+
+
+def test_steps_are_timed_by_turns(plan: Plan, tmp_path: Path, cache: Path, monkeypatch) -> None:
+    monkeypatch.setenv("INTEGRAND_CACHE", str(cache))
+    found = time_rung(plan, plan.rungs[0], tmp_path, rounds=12, quiet=True)["variants"]
+    assert list(found) == ["SwiGLU", "xIELU"]
+    assert found["SwiGLU"]["ratio"] == 1.0
+    low, high = found["xIELU"]["ratio_ci"]
+    assert 0 < low <= found["xIELU"]["ratio"] <= high
+
+
+def test_unequal_sides_are_refused(plan: Plan) -> None:
+    odd = dataclasses.replace(plan.rungs[0].config.model, d_hidden=3)
+    rung = dataclasses.replace(
+        plan.rungs[0], config=dataclasses.replace(plan.rungs[0].config, model=odd)
+    )
+    with pytest.raises(Error, match=r"equal weights within 0.1 %"):
+        check_rung(plan, rung)
+
+
+def test_a_folder_holds_one_study(plan: Plan, tmp_path: Path, cache: Path) -> None:
+    run_study(plan, tmp_path, cache_dir=cache, at_most=1, quiet=True)
+    with pytest.raises(Error, match="holds the study 'toy'"):
+        run_study(dataclasses.replace(plan, name="other"), tmp_path, cache_dir=cache, quiet=True)
