@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from integrand.report.formula import letters
-from integrand.report.ink import colour, figure, label, styled, to_svg
+from integrand.report.ink import colour, figure, styled, to_svg
 
 Data = Mapping[str, Any]
 _AT = {"tokens": "at equal tokens", "wall_clock": "at equal time"}
@@ -58,12 +58,9 @@ def _height(summary: Data, at: str) -> float:
 
 
 def _forest(ax: Any, summary: Data, at: str) -> None:
-    rows = [r for r in summary["comparisons"] if r["at"] == at]
+    rows = [r for r in summary["comparisons"] if r["at"] == at and r["difference"] is not None]
     shade = shades(summary)
     for place, row in enumerate(rows):
-        if row["difference"] is None:
-            label(ax, 0, place, "  not measured", "faint", va="center")
-            continue
         ink = colour(shade.get(row["b"], "ink"))
         seen = row.get("min_detectable_effect") or 0.0
         ax.barh(place, 2 * seen, left=-seen, height=0.8, color=colour("rule"), alpha=0.7)
@@ -72,10 +69,10 @@ def _forest(ax: Any, summary: Data, at: str) -> None:
         ax.plot([row["difference"]], [place], "o", color=ink, markersize=5)
     ax.axvline(0, color=colour("ink"), linewidth=0.8)
     ax.set_yticks(range(len(rows)), [f"{r['rung']}  {r['b']} − {r['a']}" for r in rows])
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_ylim(max(1, len(rows)) - 0.5, -0.5)
     ax.grid(False, axis="y")
     ax.set_xlabel("nats per token, below 0 is better")
-    ax.set_title(f"difference {_AT[at]}")
+    ax.set_title(f"difference {_AT[at]}" + ("" if rows else ": not measured"))
 
 
 @styled
