@@ -212,17 +212,14 @@ def _missing_rates(
     for r in records:
         if (r["rung"], r["variant"], r["arm"]) == (rung.name, variant.name, "tune"):
             swept.setdefault(r["lr"], set()).add(r["seed"])
-    wanted = list(plan.rates)
-    for _ in range(2 * plan.widenings + 1):
-        if missing := [lr for lr in wanted if not set(plan.tuning_seeds) <= swept.get(lr, set())]:
-            return missing
-        best, _ = best_rate(records, rung.name, variant.name)
-        step = plan.rates[1] / plan.rates[0]
-        low, high = plan.rates[0], plan.rates[-1]
-        if best == wanted[0] and wanted[0] > low / step ** (plan.widenings - 0.5):
-            wanted.insert(0, float(f"{wanted[0] / step:.3g}"))
-        elif best == wanted[-1] and wanted[-1] < high * step ** (plan.widenings - 0.5):
-            wanted.append(float(f"{wanted[-1] * step:.3g}"))
-        else:
-            break
+    wanted = sorted({*plan.rates, *swept})
+    if missing := [lr for lr in wanted if not set(plan.tuning_seeds) <= swept.get(lr, set())]:
+        return missing
+    best, _ = best_rate(records, rung.name, variant.name)
+    step = plan.rates[1] / plan.rates[0]
+    reach = step ** (plan.widenings - 0.5)  # half a step short: rates are rounded
+    if best == wanted[0] > plan.rates[0] / reach:
+        return [float(f"{best / step:.3g}")]
+    if best == wanted[-1] < plan.rates[-1] * reach:
+        return [float(f"{best * step:.3g}")]
     return []
