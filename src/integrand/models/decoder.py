@@ -90,8 +90,11 @@ class RMSNorm(nn.Module):
         return self.weight * (wide * scale).to(x.dtype)
 
 
-def rotation(config: DecoderConfig, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, (T, E) each, computed in fp32 and given in like's dtype."""
+def rotation(config: DecoderConfig, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of the rotary angles at `positions` (T), (T, E) each, in like's dtype.
+
+    Computed in fp32. Positions (B, 1, T), a row's own, give (B, 1, T, E).
+    """
     width = config.d_model // config.heads
     exponent = torch.arange(0, width, 2, dtype=torch.float32, device=like.device) / width
     frequency = config.rope_theta**-exponent  # (E/2,)
@@ -100,9 +103,22 @@ def rotation(config: DecoderConfig, length: int, like: Tensor) -> tuple[Tensor, 
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         share = ((turns - low) / (high - low)).clamp(0, 1)
         frequency = share * frequency + (1 - share) * frequency / scaling.factor
-    position = torch.arange(length, dtype=torch.float32, device=like.device)
-    angle = torch.outer(position, frequency).repeat(1, 2)
+    angle = positions.float().unsqueeze(-1) * frequency
+    angle = torch.cat((angle, angle), dim=-1)
     return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def apart(documents_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """(positions (B, 1, T) counted from each document's start, mask (B, 1, T, T) of who sees whom).
+
+    A token sees itself and what comes before it in its document, and no other document.
+    """
+    place_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
+    starts_BT = documents_BT.diff(dim=1, prepend=documents_BT[:, :1] - 1) != 0
+    start_BT = (place_T * starts_BT).cummax(dim=1).values
+    same_BTT = documents_BT.unsqueeze(2) == documents_BT.unsqueeze(1)
+    earlier_TT = place_T.unsqueeze(1) >= place_T
+    return (place_T - start_BT).unsqueeze(1), (same_BTT & earlier_TT).unsqueeze(1)
 
 
 def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
@@ -128,7 +144,9 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(width, config.norm_eps)
         self.qk_norm = config.qk_norm
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         B, T, _ = x_BTD.shape
         q_BHTE = self.q_proj(x_BTD).view(B, T, -1, self.width).transpose(1, 2)
         k_BKTE = self.k_proj(x_BTD).view(B, T, -1, self.width).transpose(1, 2)
@@ -139,7 +157,9 @@ class Attention(nn.Module):
         # repeated here because enable_gqa falls back to an unfused path on CPU
         k_BHTE = k_BKTE.repeat_interleave(self.groups, 1) if self.groups > 1 else k_BKTE
         v_BHTE = v_BKTE.repeat_interleave(self.groups, 1) if self.groups > 1 else v_BKTE
-        out_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True)
+        out_BHTE = F.scaled_dot_product_attention(
+            q_BHTE, k_BHTE, v_BHTE, attn_mask=mask, is_causal=mask is None
+        )
         return self.o_proj(out_BHTE.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -155,9 +175,11 @@ class Layer(nn.Module):
         for name in self.names:
             self.add_module(name, RMSNorm(config.d_model, config.norm_eps))
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         before_attention, before_mlp = (self.get_submodule(name) for name in self.names)
-        x_BTD = x_BTD + self.self_attn(before_attention(x_BTD), cos_TE, sin_TE)
+        x_BTD = x_BTD + self.self_attn(before_attention(x_BTD), cos_TE, sin_TE, mask)
         return x_BTD + self.mlp(before_mlp(x_BTD))
 
 
@@ -171,11 +193,14 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Layer(config, activation, impl) for _ in range(config.layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         x_BTD = self.embed_tokens(tokens_BT)
-        cos_TE, sin_TE = rotation(self.config, tokens_BT.shape[1], x_BTD)
+        positions, mask = torch.arange(tokens_BT.shape[1], device=tokens_BT.device), None
+        if documents_BT is not None:
+            positions, mask = apart(documents_BT)
+        cos_TE, sin_TE = rotation(self.config, positions, x_BTD)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, cos_TE, sin_TE)
+            x_BTD = layer(x_BTD, cos_TE, sin_TE, mask)
         return self.norm(x_BTD)
 
 
@@ -183,7 +208,9 @@ class Decoder(nn.Module):
     """Token ids (B, T) to next-token logits (B, T, V).
 
     `activation` is an Activation (catalogue or derived) and serves every layer, each with
-    parameters of its own. `initialise(seed)` sets the weights; construction leaves torch's.
+    parameters of its own. `initialise(seed)` sets the weights; construction leaves torch's. With
+    documents (B, T), the number of each token's document in its row, attention and positions stay
+    within a document: rows packed from several give the logits of each alone.
     """
 
     def __init__(self, config: DecoderConfig, activation: MakesModule, impl: str = "auto") -> None:
@@ -194,8 +221,8 @@ class Decoder(nn.Module):
         if config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        return self.lm_head(self.model(tokens_BT))
+    def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        return self.lm_head(self.model(tokens_BT, documents_BT))
 
     def initialise(self, seed: int) -> "Decoder":
         """Norms 1; matrices N(0, init_std^2), those that write to the residual / sqrt(2 layers).

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from integrand.train.batches import Windows
+from integrand.train.objective import LEFT_OUT, within_documents
 
 
 def held_out_windows(windows: Windows, count: int) -> Tensor:
@@ -23,11 +24,13 @@ def evaluate(
     token_bytes: Tensor,
     batch_size: int,
     autocast: AbstractContextManager[object],
+    separator: int | None = None,
 ) -> tuple[float, float]:
     """(loss, bits per byte) over `rows` (N, context + 1).
 
     Bits per byte = total nats / (ln 2 * bytes of the predicted tokens): it does not depend on the
-    tokeniser. Document separators count in the numerator and stand for no byte.
+    tokeniser. Document separators count in the numerator and stand for no byte. With `separator`
+    each document is read by itself, and its first token, which nothing predicts, does not count.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -37,12 +40,17 @@ def evaluate(
     with torch.no_grad():
         for chunk in rows.split(batch_size):
             inputs, targets = chunk[:, :-1].to(device), chunk[:, 1:].to(device)
+            documents = ()
+            if separator is not None:
+                targets, owners = within_documents(chunk.to(device), separator)
+                documents = (owners,)
             with autocast:
-                logits = model(inputs)
+                logits = model(inputs, *documents)
             nats += float(
                 F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
             )
-            tokens += targets.numel()
-            total_bytes += int(token_bytes[targets.cpu()].sum())
+            counted = targets[targets != LEFT_OUT]
+            tokens += counted.numel()
+            total_bytes += int(token_bytes[counted.cpu()].sum())
     model.train(was_training)
     return nats / tokens, nats / (math.log(2) * max(1, total_bytes))

@@ -23,6 +23,7 @@ from integrand.train.config import TrainConfig
 from integrand.train.distributed import ALONE, Ranks, join, spread, summing, whole
 from integrand.train.evaluate import evaluate, held_out_windows
 from integrand.train.files import MetricsLog, read_metrics, write_json
+from integrand.train.objective import LEFT_OUT, objective
 from integrand.train.optimisers import make_optimizers
 from integrand.train.progress import Interruption, ProgressLine
 from integrand.train.runs import (
@@ -88,7 +89,8 @@ def train(
     started = time.monotonic() - progress.seconds
 
     def observe(metrics: MetricsLog, step: int) -> tuple[float, float]:
-        loss, bits = evaluate(model, held_out, token_bytes, config.batch_size, autocast)
+        separator = tokens.separator if config.mask_documents else None
+        loss, bits = evaluate(model, held_out, token_bytes, config.batch_size, autocast, separator)
         metrics.add("held_out", step, loss=loss, bits_per_byte=bits)
         if values := activation_values(model):
             metrics.add("activation", step, values=values)
@@ -106,7 +108,14 @@ def train(
             batch = batches.at(progress.step)
             rate = set_rate(optimizers, config, progress.step)
             loss, norm = one_step(
-                spread_model, optimizers, batch.to(device), config, autocast, step_loss, ranks
+                spread_model,
+                optimizers,
+                batch.to(device),
+                config,
+                autocast,
+                step_loss,
+                ranks,
+                tokens.separator,
             )
             progress.batches_sha256 = running_hash(progress.batches_sha256, batch)
             progress.step = step = progress.step + 1
@@ -208,21 +217,28 @@ def one_step(
     batch: Tensor,
     config: TrainConfig,
     autocast: AbstractContextManager[object],
-    step_loss: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
+    step_loss: Callable[..., Tensor] | None = None,
     ranks: Ranks = ALONE,
+    separator: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One update on token ids (B, context + 1): (loss before it, norm of the gradient).
 
     Each rank takes its rows of the batch; loss and norm are those of the whole on all of them.
+    `separator` is the id that ends a document; None: each row is one.
     """
     step_loss = step_loss or summed_loss
+    labels, documents = objective(batch, config, separator)
     # gradients are averaged over the ranks, and the loss is a mean over the labels of all of them
-    counted = batch[:, 1:].numel() / ranks.count
+    counted = labels.numel() / ranks.count
+    if config.goldfish_k or config.mask_documents:
+        counted = max(1, int((labels != LEFT_OUT).sum())) / ranks.count
+    given = (batch[:, :-1], labels) if documents is None else (batch[:, :-1], labels, documents)
+    parts = zip(*(ranks.part(each).chunk(config.accumulate) for each in given), strict=True)
     loss = torch.zeros((), device=batch.device)
-    for place, rows in enumerate(ranks.part(batch).chunk(config.accumulate), 1):
+    for place, part_of_each in enumerate(parts, 1):
         with summing(model, place == config.accumulate):
             with autocast:
-                part = step_loss(model, rows[:, :-1], rows[:, 1:]) / counted
+                part = step_loss(model, *part_of_each) / counted
             part.backward()
         loss += part.detach()
     norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
@@ -232,13 +248,18 @@ def one_step(
     return ranks.mean(loss), norm
 
 
-def summed_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy in nats, summed over the labels (B, T); a label of -100 does not count."""
-    logits = model(inputs)
+def summed_loss(
+    model: nn.Module, inputs: Tensor, labels: Tensor, documents: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy in nats, summed over the labels (B, T); a label of -100 does not count.
+
+    `documents` (B, T) number the inputs' documents: each is then read by itself.
+    """
+    logits = model(inputs) if documents is None else model(inputs, documents)
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
 
 
-def compiled_loss() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+def compiled_loss() -> Callable[..., Tensor]:
     """`summed_loss` under torch.compile."""
     # every kind of model that a process trains is one more entry for this function, and a study
     # has dozens of them; past the limit (8) a model would silently run uncompiled
