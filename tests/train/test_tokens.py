@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,23 @@ def test_the_cache_is_used_the_second_time(
     assert prepare(config.data, cache).sha256 == tokens.sha256
     with pytest.raises(AssertionError, match="made again"):
         prepare(dataclasses.replace(config.data, vocab_size=300), cache)
+
+
+def test_of_several_at_once_one_makes_the_tokens(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makings = []
+
+    def slow(data: DataConfig, folder: Path) -> None:
+        makings.append(folder)
+        time.sleep(0.2)
+        shards.make(data, folder)
+
+    monkeypatch.setattr("integrand.train.tokens.make", slow)
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: prepare(config.data, tmp_path).sha256, range(3)))
+    assert len(makings) == 1
+    assert len(set(made)) == 1
 
 
 @pytest.mark.parametrize("offset", [0, 101, -1])

@@ -231,18 +231,17 @@ def one_step(
     """
     step_loss = step_loss or summed_loss
     labels, documents = objective(batch, config, separator)
-    counted = labels.numel()
+    # gradients are averaged over the ranks, and the loss is a mean over the labels of all of them
+    counted = labels.numel() / ranks.count
     if config.goldfish_k or config.mask_documents:
-        counted = max(1, int((labels != LEFT_OUT).sum()))
-    n = config.accumulate
-    parts = [ranks.part(t).chunk(n) for t in (batch[:, :-1], labels)]
-    owners = [None] * n if documents is None else ranks.part(documents).chunk(n)
+        counted = max(1, int((labels != LEFT_OUT).sum())) / ranks.count
+    given = (batch[:, :-1], labels) if documents is None else (batch[:, :-1], labels, documents)
+    parts = zip(*(ranks.part(each).chunk(config.accumulate) for each in given), strict=True)
     loss = torch.zeros((), device=batch.device)
-    for place, (inputs, wanted, owner) in enumerate(zip(*parts, owners, strict=True), 1):
-        with summing(model, place == n):
+    for place, part_of_each in enumerate(parts, 1):
+        with summing(model, place == config.accumulate):
             with autocast:
-                # gradients are averaged over the ranks, and the loss is a mean over all labels
-                part = step_loss(model, inputs, wanted, owner) / (counted / ranks.count)
+                part = step_loss(model, *part_of_each) / counted
             part.backward()
         loss += part.detach()
     norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))

@@ -71,8 +71,9 @@ def make(config: DataConfig, folder: Path) -> None:
             progress.characters[split] += len(text)
         for shard in open_shards.values():
             shard.write()
-        line.show(progress, sum(shard.tokens for shard in open_shards.values()))
-        if sum(shard.tokens for shard in open_shards.values()) >= SHARD_TOKENS:
+        waiting = sum(shard.tokens for shard in open_shards.values())
+        line.show(progress, waiting)
+        if waiting >= SHARD_TOKENS:
             _finish(open_shards, progress, stream, folder)
     _finish(open_shards, progress, stream, folder)
     header = {
@@ -207,13 +208,13 @@ class _Line:
         self.first = stream.characters
         self.started = self.shown = time.monotonic()
 
-    def show(self, progress: Progress, open_tokens: int) -> None:
+    def show(self, progress: Progress, waiting: int) -> None:
         now = time.monotonic()
         if now - self.shown < self.EVERY_SECONDS:
             return
         self.shown = now
         closed = sum(shard["tokens"] for split in SPLITS for shard in progress.shards[split])
-        tokens = closed + open_tokens
+        tokens = closed + waiting
         read = self.stream.characters
         rate = (read - self.first) / (now - self.started)
         print(

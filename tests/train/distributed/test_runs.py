@@ -35,7 +35,8 @@ def tokens() -> TokenData:
     """A walk that a model learns quickly."""
     steps = np.random.default_rng(0).integers(1, 4, 2000)
     walk = (np.cumsum(steps) % 64).astype(np.uint16)
-    return TokenData([walk[:1600]], [walk[1600:]], np.ones(64, int), {"sha256": "walk"}, Path())
+    header = {"sha256": "walk", "separator": 0}
+    return TokenData([walk[:1600]], [walk[1600:]], np.ones(64, int), header, Path())
 
 
 def shared_folder() -> Path:
