@@ -1,6 +1,7 @@
 """Two gloo processes: a run on many ranks is the run of one process."""
 
 import dataclasses
+import functools
 import os
 import signal
 import tempfile
@@ -26,7 +27,7 @@ MODEL = DecoderConfig(
 )
 CONFIG = TrainConfig(
     model=MODEL, activation="xielu", data=DataConfig(vocab_size=64), steps=20, batch_size=8,
-    context=16, lr=1e-2, warmup_steps=4, decay_steps=8, eval_every=5, checkpoint_every=5,
+    context=16, lr=1e-2, warmup_steps=4, decay_steps=8, eval_every=5, checkpoint_every=20,
     eval_sequences=8, adam_eps=1e-4, device="cpu",
 )  # fmt: skip
 
@@ -72,26 +73,33 @@ def close(one: Path, many: Path) -> None:
                 assert near(after[key], value), (kind, key, before, after)
 
 
-def is_the_run_of_one_process(parallel: str, **changes: Any) -> None:
-    one, many = Path(tempfile.mkdtemp()), shared_folder()
-    alone = run(one, **changes)
-    assert alone["activation_values"]["alpha_p"][0] != pytest.approx(0.8, abs=1e-2)
-    record = run(many, parallel=parallel, **changes)
-    close(one, many)
+@functools.cache
+def alone() -> tuple[Path, dict[str, Any]]:
+    """The run of one process, with the record."""
+    folder = Path(tempfile.mkdtemp())
+    return folder, run(folder)
+
+
+def is_the_run_of_one_process(**changes: Any) -> None:
+    folder = shared_folder()
+    found = run(folder, **changes)
+    one, expected = alone()
+    assert expected["activation_values"]["alpha_p"][0] != pytest.approx(0.8, abs=1e-2)
+    close(one, folder)
     for key in ("batches_sha256", "parameters", "tokens"):
-        assert record[key] == alone[key]
-    expected, found = load_run(one).state_dict(), load_run(many).state_dict()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0, msg=name)
+        assert found[key] == expected[key]
+    weights = load_run(folder).state_dict()
+    for name, tensor in load_run(one).state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=0, msg=name)
 
 
 def ddp(mesh: DeviceMesh) -> None:
-    is_the_run_of_one_process("ddp")
-    is_the_run_of_one_process("ddp", accumulate=2)
+    is_the_run_of_one_process(parallel="ddp")
+    is_the_run_of_one_process(parallel="ddp", accumulate=2)
 
 
 def fsdp(mesh: DeviceMesh) -> None:
-    is_the_run_of_one_process("fsdp", accumulate=2)
+    is_the_run_of_one_process(parallel="fsdp", accumulate=2)
 
 
 def muon_sees_whole_matrices(mesh: DeviceMesh) -> None:
@@ -108,15 +116,14 @@ def muon_sees_whole_matrices(mesh: DeviceMesh) -> None:
 
 
 def ranks_stop_together_and_fewer_go_on(mesh: DeviceMesh) -> None:
-    one, many = Path(tempfile.mkdtemp()), shared_folder()
-    run(one)
+    many, changes = shared_folder(), {"parallel": "fsdp", "checkpoint_every": 5}
 
     def interrupt(step: int, loss: float) -> None:
         if step == 7 and distributed.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match="after step 7"):
-        run(many, interrupt, parallel="fsdp")
+        run(many, interrupt, **changes)
     distributed.barrier()
     assert [path.name for path in (many / "checkpoints").iterdir()] == ["step-00000007"]
     rank = mesh.get_local_rank()
@@ -124,9 +131,9 @@ def ranks_stop_together_and_fewer_go_on(mesh: DeviceMesh) -> None:
     if rank == 0:
         distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
         steps: list[int] = []
-        run(many, lambda step, _: steps.append(step), parallel="fsdp")
+        run(many, lambda step, _: steps.append(step), **changes)
         assert steps[0] == 8
-        close(one, many)
+        close(alone()[0], many)
         distributed.destroy_process_group()
     distributed.init_process_group(
         "gloo", init_method=f"file://{many}/store", rank=rank, world_size=2
