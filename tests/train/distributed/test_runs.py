@@ -36,7 +36,9 @@ def tokens() -> TokenData:
     """A walk that a model learns quickly."""
     steps = np.random.default_rng(0).integers(1, 4, 2000)
     walk = (np.cumsum(steps) % 64).astype(np.uint16)
-    return TokenData([walk[:1600]], [walk[1600:]], np.ones(64, int), {"sha256": "walk"}, Path())
+    return TokenData(
+        [walk[:1600]], [walk[1600:]], np.ones(64, int), {"sha256": "walk", "separator": 0}, Path()
+    )
 
 
 def shared_folder() -> Path:
@@ -74,16 +76,16 @@ def close(one: Path, many: Path) -> None:
 
 
 @functools.cache
-def alone() -> tuple[Path, dict[str, Any]]:
+def alone(goldfish_k: int = 0) -> tuple[Path, dict[str, Any]]:
     """The run of one process, with the record."""
     folder = Path(tempfile.mkdtemp())
-    return folder, run(folder)
+    return folder, run(folder, goldfish_k=goldfish_k)
 
 
-def is_the_run_of_one_process(**changes: Any) -> None:
+def is_the_run_of_one_process(goldfish_k: int = 0, **changes: Any) -> None:
     folder = shared_folder()
-    found = run(folder, **changes)
-    one, expected = alone()
+    found = run(folder, goldfish_k=goldfish_k, **changes)
+    one, expected = alone(goldfish_k)
     assert expected["activation_values"]["alpha_p"][0] != pytest.approx(0.8, abs=1e-2)
     close(one, folder)
     for key in ("batches_sha256", "parameters", "tokens"):
@@ -95,7 +97,8 @@ def is_the_run_of_one_process(**changes: Any) -> None:
 
 def ddp(mesh: DeviceMesh) -> None:
     is_the_run_of_one_process(parallel="ddp")
-    is_the_run_of_one_process(parallel="ddp", accumulate=2)
+    # labels are left out, of one rank more than of the other
+    is_the_run_of_one_process(parallel="ddp", accumulate=2, goldfish_k=3)
 
 
 def fsdp(mesh: DeviceMesh) -> None:
