@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -271,3 +272,16 @@ def test_report_fills_the_tables_of_a_page(capsys, tmp_path):
     assert main(["report", str(page)]) == 0
     assert "| relu |" in page.read_text() or "| integrand |" in page.read_text()
     assert page.read_text().startswith("before\n") and page.read_text().endswith("\nafter\n")
+
+
+@pytest.mark.parametrize("rank", [None, "0", "1"])
+def test_python_m_integrand_is_the_command_line_and_one_rank_of_torchrun_prints(
+    rank: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(sys, "argv", ["integrand", "show", "relu2"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("integrand", run_name="__main__")
+    assert stop.value.code == 0
+    assert ("relu2: f(x)" in capsys.readouterr().out) == (rank != "1")

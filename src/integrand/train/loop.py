@@ -157,6 +157,7 @@ def train(
         held_out_loss, bits_per_byte = (None, None) if diverged else observe(metrics, config.steps)
     if not diverged:
         checkpoint.save_model(out_dir / WEIGHTS, model, ranks)
+    ranks.wait()  # the record takes from the metrics what the first rank has written
     record = {
         **counts(config, model),
         "loss": held_out_loss,
@@ -172,6 +173,7 @@ def train(
         "data_sha256": tokens.sha256,
         "config_sha256": config.sha256(),
         "environment": environment(device),
+        "ranks": ranks.count,
         "command": command(),
     }
     if ranks.first:
