@@ -102,7 +102,7 @@ def stepping(kind: str, shape: DecoderConfig, batch: Tensor) -> Callable[[], flo
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
