@@ -31,7 +31,7 @@ from integrand.report.machine import environment
 from integrand.timing import paired, ratio
 from integrand.train.compute import flops_per_token, peak_flops
 from integrand.train.files import write_json
-from integrand.train.loop import summed_loss
+from integrand.train.loop import compiled_loss, summed_loss
 from integrand.train.runs import command
 
 SIZES = {
@@ -93,7 +93,7 @@ def build(kind: str, shape: DecoderConfig, context: int) -> nn.Module:
 def stepping(kind: str, shape: DecoderConfig, batch: Tensor) -> Callable[[], float]:
     model = build(kind, shape, batch.shape[1] - 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
-    loss_of: Any = torch.compile(summed_loss) if kind.endswith("compiled") else summed_loss
+    loss_of: Any = compiled_loss() if kind.endswith("compiled") else summed_loss
     labels = batch[:, 1:]
 
     def step() -> float:
@@ -102,7 +102,7 @@ def stepping(kind: str, shape: DecoderConfig, batch: Tensor) -> Callable[[], flo
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
