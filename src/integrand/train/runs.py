@@ -119,4 +119,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, its program without a path."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    # python -m integrand
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]])

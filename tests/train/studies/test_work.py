@@ -45,8 +45,8 @@ def plan(config: TrainConfig) -> Plan:
 def test_a_study_in_pieces_is_the_study_in_one(plan: Plan, tmp_path: Path, cache: Path) -> None:
     whole = run_study(plan, tmp_path / "whole", cache_dir=cache, quiet=True)
     assert len(whole) == 2 * 2 + 2 * 4 + 2 * 2
-    for _ in range(20):
-        pieces = run_study(plan, tmp_path / "pieces", cache_dir=cache, at_most=3, quiet=True)
+    for _ in range(3):
+        pieces = run_study(plan, tmp_path / "pieces", cache_dir=cache, at_most=7, quiet=True)
     losses = [{(r["variant"], r["arm"], r["lr"], r["seed"]): r["loss"] for r in rs}
               for rs in (whole, pieces)]  # fmt: skip
     assert losses[0] == losses[1]
@@ -68,7 +68,7 @@ def test_two_processes_share_a_study_and_one_survives_the_other(
 ) -> None:
     command = [
         *(sys.executable, "-m", "integrand", "study", "smoke", "--data", config.data.source),
-        *("--out", str(tmp_path / "s"), "--threads", "1"),
+        *("--out", str(tmp_path / "s"), "--threads", "1", "--runs", "2"),
     ]
     env = {**os.environ, "INTEGRAND_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
@@ -79,11 +79,11 @@ def test_two_processes_share_a_study_and_one_survives_the_other(
     first.communicate()
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    records = list((tmp_path / "s" / "records").iterdir())
-    assert len(records) == 3 * 2 + 3 * 2 * 2
+    assert len(list((tmp_path / "s" / "records").iterdir())) == 2
+    assert not list((tmp_path / "s" / "work").iterdir())
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert summary["command"].startswith("integrand study smoke")
-    assert {v["name"] for v in summary["variants"]} == {"SwiGLU", "ReLU2", "xIELU"}
+    assert summary["progress"]["tune"]["finished"] == 2
     assert "<svg" in (tmp_path / "s" / "report.html").read_text()
 
 

@@ -135,8 +135,8 @@ def shortened(config: TrainConfig, share: float) -> TrainConfig:
 def due(plan: Plan, records: Sequence[Record]) -> list[Cell]:
     """The runs that can start now and are not among `records`, in the order to take them.
 
-    Rung by rung: first the sweep; then, seed by seed, every variant whose rate is known; then as
-    many more seeds as the measured spread of paired differences asks for.
+    Rung by rung: first the sweep; then, seed by seed, every variant whose rate is known; then the
+    ablations; then as many more seeds as the measured spread of paired differences asks for.
     """
     known = {(r["rung"], r["variant"], r["arm"], f"{r['lr']:g}", r["seed"]) for r in records}
     return [
@@ -195,13 +195,16 @@ def _of_rung(plan: Plan, rung: Rung, records: Sequence[Record]) -> Iterator[Cell
                     for seed in plan.tuning_seeds:
                         yield Cell(rung, variant, "tune", lr, seed)
     rates = {v.name: rate(plan, rung, v, records) for v in rung.variants}
-    for seed in range(seeds(plan, rung, records)):
-        for arm in ("main", "short") if rung.short else ("main",):
-            for variant in rung.variants:
-                if (lr := rates[variant.name]) is not None and not (
-                    arm == "short" and variant.like
-                ):
-                    yield Cell(rung, variant, arm, lr, seed)
+    count = seeds(plan, rung, records)
+    for ablations in (False, True):
+        # an ablation is about the loss at equal tokens
+        arms = ("main", "short") if rung.short and not ablations else ("main",)
+        for seed in range(count):
+            for arm in arms:
+                for variant in rung.variants:
+                    lr = rates[variant.name]
+                    if lr is not None and bool(variant.like) == ablations:
+                        yield Cell(rung, variant, arm, lr, seed)
 
 
 def _missing_rates(

@@ -3,6 +3,7 @@
 scipy evaluates Student's t, central and noncentral; nothing here is a normal approximation.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -84,12 +85,16 @@ def min_detectable_effect(sd: float, n: int, alpha: float = ALPHA, wanted: float
     """The true difference that n pairs show with a chance of `wanted`; infinite below 2 pairs."""
     if n < 2:
         return math.inf
-    if sd == 0:
-        return 0.0
+    return sd * _detectable(n, alpha, wanted) if sd else 0.0
+
+
+@functools.cache
+def _detectable(n: int, alpha: float, wanted: float) -> float:
+    """The same in standard deviations."""
     optimize, t = scipy("optimize"), scipy("stats").t
     # power grows with the effect; an effect of 20 critical values is seen almost surely for any n
     most = 20 * float(t.ppf(1 - alpha / 2, n - 1)) / math.sqrt(n)
-    return sd * float(optimize.brentq(lambda e: power(e, 1.0, n, alpha) - wanted, 0.0, most))
+    return float(optimize.brentq(lambda e: power(e, 1.0, n, alpha) - wanted, 0.0, most))
 
 
 def seeds_needed(
