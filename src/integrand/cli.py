@@ -300,29 +300,55 @@ def list_(json: Path | None = None, markdown: bool = False) -> int:
 def train(
     variants: tuple[str, ...] = ("swiglu", "relu2", "xielu"),
     /,
-    data: str = "python-docs",
+    recipe: str = "demo",
+    data: str | None = None,
+    tokenizer: str = "tokenizer.json",
     out: Path = Path("runs/train"),
     steps: int | None = None,
     seed: int = 0,
+    parallel: Literal["none", "ddp", "fsdp"] | None = None,
+    compile: bool | None = None,
+    dry_run: bool = False,
     sink: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = (),
     json: Path | None = None,
 ) -> int:
-    """Train matched decoders that differ in their activation alone: a smoke test at toy size.
+    """Train matched decoders that differ in their activation alone, one seed: no evidence.
+
+    Many ranks: torchrun --nproc-per-node 8 -m integrand train ... --parallel fsdp
 
     Args:
         variants: catalogue names, gated names such as swiglu, or FILE.toml.
-        data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME.
+        recipe: demo, apertus-small, or a published run: xielu-1b, xielu-3b, apertus-8b,
+            relu2-wins-1b.
+        data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME
+            (default: the recipe's).
+        tokenizer: the tokenizer.json of a published run.
         out: where runs are kept; the same command goes on with a run that was stopped.
         steps: steps of each run (default: the recipe's).
         seed: of initial weights and of the order of batches.
+        parallel: of torchrun's ranks (default: the recipe's).
+        compile: torch.compile (default: the recipe's).
+        dry_run: print what each variant amounts to and train nothing.
         sink: where metrics go as well: tensorboard, trackio or wandb; may be repeated.
         json: also write the summary as JSON.
     """
+    import dataclasses
+
     from integrand.train import matched
     from integrand.train.alarms import divergence
-    from integrand.trained import recipe
+    from integrand.train.describe import describe
+    from integrand.train.matched import variant_config
+    from integrand.trained import recipe as of_name
 
-    config, chosen, activations = recipe(variants, data, steps, seed)
+    config, chosen, activations = of_name(variants, data, steps, seed, recipe, tokenizer)
+    given = {"parallel": parallel, "compile": compile}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    config = dataclasses.replace(config, **changes)
+    if dry_run:
+        for variant in chosen:
+            own = variant_config(config, variant)
+            print(f"{variant.name}: {describe(own, activations[variant.activation])}")
+        return 0
     summary = matched(config, chosen, out, activations=activations, sinks=sink)
     _keep(json, summary)
     from integrand.report.tables import study
@@ -337,7 +363,8 @@ def train(
 def study(
     recipe: str = "ladder",
     /,
-    data: str = "python-docs",
+    data: str | None = None,
+    tokenizer: str | None = None,
     out: Path | None = None,
     size: tuple[str, ...] = (),
     resolve: float | None = None,
@@ -345,6 +372,7 @@ def study(
     runs: int | None = None,
     threads: int | None = None,
     timing: bool = False,
+    dry_run: bool = False,
     json: Path | None = None,
 ) -> int:
     """Train matched variants over sizes and seeds, and say what the differences are worth.
@@ -353,37 +381,45 @@ def study(
     share the work. Records of runs, summary.json and report.html lie in the folder.
 
     Args:
-        recipe: ladder (seven activations and ablations of xIELU) or smoke (minutes, no evidence).
-        data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME:SUBSET
-            such as hf:HuggingFaceFW/fineweb-edu:sample-10BT.
+        recipe: ladder (seven activations and ablations of xIELU), smoke (minutes, no evidence), or
+            a published run with seeds: xielu-1b, xielu-3b, relu2-wins-1b, apertus-8b.
+        data: python-docs (the default), a .txt, .jsonl or .parquet file, a folder of them, or
+            hf:NAME:SUBSET such as hf:HuggingFaceFW/fineweb-edu:sample-10BT.
+        tokenizer: the tokenizer.json of a published run.
         out: the folder (default: runs/study/RECIPE).
-        size: sizes of the ladder such as 0.2M, ascending; may be repeated (default: 0.1M to 1.2M).
+        size: sizes of the ladder, ascending: 0.1M, 0.2M, 0.5M, 1.2M (the default), 6M, 20M, 60M;
+            may be repeated.
         resolve: the difference in nats per token that the number of seeds is chosen for.
         seeds: fewest and most seeds (default: 5 10).
         runs: train at most this many runs here.
         threads: of this process: 1 for each of several processes on one machine.
         timing: measure the step times of all variants by turns and train nothing; on a machine
             that does nothing else.
+        dry_run: print what each variant amounts to and train nothing.
         json: also write the summary as JSON.
     """
     import torch
 
     from integrand.report import write_report
     from integrand.report.study_words import headline
-    from integrand.train.studies import run_study, studies, time_rung
+    from integrand.train.files import read_json
+    from integrand.train.studies import check_rung, run_study, studies, time_rung
 
     if threads is not None:
         torch.set_num_threads(threads)
-    plan = studies(recipe, data, size, resolve=resolve, seeds=seeds)
+    plan = studies(recipe, data=data, tokenizer=tokenizer, sizes=size, resolve=resolve, seeds=seeds)
     folder = out or Path("runs/study") / plan.name
+    if dry_run:
+        for rung in plan.rungs:
+            for variant, found in zip(rung.variants, check_rung(plan, rung), strict=True):
+                print(f"{rung.name} {variant.name}: {found}")
+        return 0
     if timing:
         for rung in plan.rungs:
             time_rung(plan, rung, folder)
     else:
         run_study(plan, folder, at_most=runs)
     page = write_report(folder)
-    from integrand.train.files import read_json
-
     summary = read_json(folder / "summary.json")
     _keep(json, summary)
     print(*headline(summary), page, sep="\n")

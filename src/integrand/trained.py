@@ -9,17 +9,36 @@ from integrand.activation import Activation, activation, derive
 from integrand.errors import SpecError
 from integrand.spec import gates, read_spec, row
 from integrand.train import TrainConfig, Variant, demo
+from integrand.train.published_recipes import apertus_small
+from integrand.train.studies.recipes import PUBLISHED
 
 
 def recipe(
-    variants: Sequence[str], data: str, steps: int | None = None, seed: int = 0
+    variants: Sequence[str],
+    data: str | None,
+    steps: int | None = None,
+    seed: int = 0,
+    name: str = "demo",
+    tokenizer: str = "tokenizer.json",
 ) -> tuple[TrainConfig, list[Variant], Mapping[str, Activation]]:
     """The arguments of `matched`: config, variants, and the activations they name.
+
+    `name` is demo, apertus-small or a published run, whose data and tokenizer.json these replace.
 
     Raises:
         SpecError: an unknown name, or a gated form whose other branch has an activation too.
     """
-    config = dataclasses.replace(demo(data).config, seed=seed)
+    own = {"demo": demo, "apertus-small": apertus_small}
+    if name in own:
+        config = own[name](data or "python-docs").config
+    elif name in PUBLISHED:
+        config = PUBLISHED[name](tokenizer).config
+        if data is not None:
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
+    else:
+        known = ", ".join([*own, *PUBLISHED])
+        raise SpecError(f"recipes are {known}, got '{name}'; see `integrand train --help`")
+    config = dataclasses.replace(config, seed=seed)
     if steps is not None:
         warmup, decay = (
             steps * n // config.steps for n in (config.warmup_steps, config.decay_steps)

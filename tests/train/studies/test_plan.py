@@ -78,6 +78,12 @@ def test_an_untuned_size_scales_its_rates_with_the_width(plan: Plan) -> None:
     assert large == pytest.approx(small * 16 / 32)
 
 
+def test_without_a_sweep_the_rate_is_the_config_s(plan: Plan) -> None:
+    alone = dataclasses.replace(plan, rungs=plan.rungs[1:])
+    assert rate(alone, alone.rungs[0], A, []) == alone.rungs[0].config.lr
+    assert {cell.arm for cell in due(alone, [])} == {"main"}
+
+
 def test_no_rate_is_known_before_the_sweep_is_whole(plan: Plan) -> None:
     assert {cell.arm for cell in due(plan, [])} == {"tune"}
     records: list[Any] = []
@@ -123,7 +129,5 @@ def test_a_plan_that_cannot_be_followed_is_refused(plan: Plan) -> None:
         dataclasses.replace(plan, rates=(2e-2, 1e-2))
     with pytest.raises(Error, match="two or more seeds"):
         dataclasses.replace(plan, seeds_at_least=1)
-    with pytest.raises(Error, match="first rung must be tuned"):
-        dataclasses.replace(plan, rungs=plan.rungs[1:])
     with pytest.raises(Error, match="like 'B', which is not in it"):
         dataclasses.replace(plan, rungs=(dataclasses.replace(plan.rungs[0], variants=(A, C)),))

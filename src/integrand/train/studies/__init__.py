@@ -5,13 +5,14 @@ from integrand.train.studies.rates import best_rate
 from integrand.train.studies.recipes import ladder, smoke, studies
 from integrand.train.studies.statistics import min_detectable_effect, paired, seeds_needed
 from integrand.train.studies.summary import summarise
-from integrand.train.studies.work import run_study, time_rung
+from integrand.train.studies.work import check_rung, run_study, time_rung
 
 __all__ = [
     "Cell",
     "Plan",
     "Rung",
     "best_rate",
+    "check_rung",
     "due",
     "ladder",
     "min_detectable_effect",

@@ -22,7 +22,7 @@ class Rung:
 
     `tuned`: learning rates are swept here; else each variant takes its rate of the nearest smaller
     tuned rung times the ratio of widths d_model (rates of hidden matrices under Adam go with
-    1 / width, arXiv:2203.03466).
+    1 / width, arXiv:2203.03466), and without such a rung the rate of `config`.
     """
 
     name: str
@@ -55,8 +55,6 @@ class Plan:
                 "a study needs two or more seeds, got "
                 f"{self.seeds_at_least} to {self.seeds_at_most}"
             )
-        if not self.rungs or not self.rungs[0].tuned:
-            raise Error("the first rung must be tuned: the others take their rates from it")
         for rung in self.rungs:
             names = {v.name for v in rung.variants}
             if lost := [v.like for v in rung.variants if v.like and v.like not in names]:
@@ -152,7 +150,9 @@ def rate(plan: Plan, rung: Rung, variant: Variant, records: Sequence[Record]) ->
     wanted = variant.like or variant.name
     if not rung.tuned:
         smaller = plan.rungs[: plan.rungs.index(rung)]
-        tuned = next(r for r in reversed(smaller) if r.tuned)
+        tuned = next((r for r in reversed(smaller) if r.tuned), None)
+        if tuned is None:
+            return rung.config.lr
         there = rate(plan, tuned, variant, records)
         scale = tuned.config.model.d_model / rung.config.model.d_model
         return None if there is None else float(f"{there * scale:.3g}")

@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from integrand.errors import Error
 from integrand.models.decoder import DecoderConfig
 from integrand.train.config import DataConfig, TrainConfig, Variant
+from integrand.train.published_recipes import apertus_8b, relu2_wins_1b, xielu_1b, xielu_3b
+from integrand.train.recipes import Recipe
 from integrand.train.studies.plan import Plan, Rung
 
 VOCABULARY = 1024
@@ -17,8 +20,8 @@ SIZES = {
     "0.5M": (96, 192, 4, 3, 16),
     "1.2M": (128, 320, 6, 4, 32),
     "6M": (256, 672, 8, 8, 64),
-    "20M": (448, 1184, 10, 7, 128),
-    "60M": (704, 1888, 12, 11, 256),
+    "20M": (416, 1088, 10, 13, 128),
+    "60M": (640, 1728, 12, 10, 256),
 }
 TOKENS_PER_PARAMETER = 20  # arXiv:2203.15556
 COMPARED = (
@@ -94,23 +97,45 @@ def parameters(model: DecoderConfig) -> int:
 
 def studies(
     name: str,
-    data: str,
-    sizes: Sequence[str] = (),
     *,
+    data: str | None = None,
+    tokenizer: str | None = None,
+    sizes: Sequence[str] = (),
     resolve: float | None = None,
     seeds: tuple[int, int] | None = None,
 ) -> Plan:
-    """The study of that name, with other sizes, resolution or numbers of seeds."""
-    if name not in STUDIES:
-        raise Error(f"studies are {', '.join(STUDIES)}, got {name!r}; see `integrand study --help`")
+    """The study of that name; what is not given is as the study has it.
+
+    `data` is a source of text, `tokenizer` the tokenizer.json that a published run's recipe names.
+    """
+    if name not in {**STUDIES, **PUBLISHED}:
+        known = ", ".join({**STUDIES, **PUBLISHED})
+        raise Error(f"studies are {known}, got {name!r}; see `integrand study --help`")
     if sizes and name != "ladder":
         raise Error(f"sizes belong to the ladder; leave them out of {name}")
-    plan = ladder(data, tuple(sizes)) if sizes else STUDIES[name](data)
-    if resolve is not None:
-        plan = dataclasses.replace(plan, resolve=resolve)
+    if tokenizer and name in STUDIES:
+        raise Error(f"{name} trains a tokenizer of its own; leave the file out")
+    if name in PUBLISHED:
+        plan = published(name, tokenizer or "tokenizer.json", data)
+    elif sizes:
+        plan = ladder(data or "python-docs", tuple(sizes))
+    else:
+        plan = STUDIES[name](data or "python-docs")
+    changes: dict[str, Any] = {} if resolve is None else {"resolve": resolve}
     if seeds is not None:
-        plan = dataclasses.replace(plan, seeds_at_least=seeds[0], seeds_at_most=seeds[1])
-    return plan
+        changes |= {"seeds_at_least": seeds[0], "seeds_at_most": seeds[1]}
+    return dataclasses.replace(plan, **changes)
+
+
+def published(name: str, tokenizer: str, data: str | None = None) -> Plan:
+    """Seeds for a published comparison, at its own learning rate: none of the papers gives any."""
+    config, variants = PUBLISHED[name](tokenizer)
+    if data is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
+    # one process a run here; `integrand train --recipe` spreads a run over ranks
+    config = dataclasses.replace(config, parallel="none", compile=True)
+    rung = Rung(name=name, config=config, variants=variants, tuned=False, short=False)
+    return Plan(name=name, rungs=(rung,), rates=(config.lr / 2, config.lr))
 
 
 def smoke(data: str) -> Plan:
@@ -158,3 +183,9 @@ def ladder(data: str, sizes: tuple[str, ...] = ("0.1M", "0.2M", "0.5M", "1.2M"))
 
 
 STUDIES: dict[str, Callable[[str], Plan]] = {"ladder": ladder, "smoke": smoke}
+PUBLISHED: dict[str, Callable[[str], Recipe]] = {
+    "xielu-1b": xielu_1b,
+    "xielu-3b": xielu_3b,
+    "relu2-wins-1b": relu2_wins_1b,
+    "apertus-8b": apertus_8b,
+}

@@ -15,7 +15,7 @@ from integrand.errors import Error
 from integrand.models.width import relative_difference
 from integrand.train.activations import chosen
 from integrand.train.batches import Batches, Windows
-from integrand.train.compute import flops_per_token
+from integrand.train.describe import Description, describe
 from integrand.train.files import read_json, write_json
 from integrand.train.loop import build, compiled_loss, one_step, summed_loss, train
 from integrand.train.matched import LARGEST_DIFFERENCE, check_matched
@@ -27,6 +27,7 @@ from integrand.train.studies.plan import Cell, Plan, Record, Rung, due
 from integrand.train.tokens import TokenData, prepare
 
 WAIT_SECONDS = 15.0
+LOOKED_AT = 50_000_000
 Tell = Callable[[str], None]
 
 
@@ -76,22 +77,28 @@ def read_records(out_dir: Path) -> list[Record]:
     return [read_json(path) for path in sorted((out_dir / "records").glob("*.json"))]
 
 
-def check_rung(plan: Plan, rung: Rung) -> None:
-    """Raises unless parameters and FLOPs agree within 0.1 % and shared tensors start equal."""
+def check_rung(plan: Plan, rung: Rung) -> list[Description]:
+    """What each variant amounts to; raises unless all are matched.
+
+    Weights and FLOPs agree within 0.1 %, and tensors that variants share start equal bit by bit
+    (looked at below 50 M parameters; above, each is drawn from its own name and the seed alone).
+    """
     cells = [Cell(rung, v, "main", rung.config.lr, 0) for v in rung.variants]
     configs = [cell.config(plan.share) for cell in cells]
-    acts = [
-        chosen(c, plan.activations.get(v.activation))
-        for c, v in zip(configs, rung.variants, strict=True)
-    ]
-    check_matched(rung.variants, configs, acts)
-    flops = [flops_per_token(c.model, c.context) for c in configs]
-    for variant, count in zip(rung.variants, flops, strict=True):
-        if relative_difference(count, flops[0]) > LARGEST_DIFFERENCE:
-            raise Error(
-                f"variants must cost equal FLOPs within 0.1 %, got {count} per token for "
-                f"{variant.name} and {flops[0]} for {rung.variants[0].name} at {rung.name}"
-            )
+    given = [plan.activations.get(v.activation) for v in rung.variants]
+    found = [describe(c, a) for c, a in zip(configs, given, strict=True)]
+    if found[0].parameters < LOOKED_AT:
+        acts = [chosen(c, a) for c, a in zip(configs, given, strict=True)]
+        check_matched(rung.variants, configs, acts)
+    for variant, own in zip(rung.variants, found, strict=True):
+        for what in ("weights", "flops_per_token"):
+            count, first = getattr(own, what), getattr(found[0], what)
+            if relative_difference(count, first) > LARGEST_DIFFERENCE:
+                raise Error(
+                    f"variants must have equal {what} within 0.1 %, got {count:,.0f} for "
+                    f"{variant.name} and {first:,.0f} for {rung.variants[0].name} at {rung.name}"
+                )
+    return found
 
 
 def time_rung(
