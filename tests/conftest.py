@@ -62,6 +62,9 @@ def planted_study() -> Callable[..., Path]:
     return _planted
 
 
+OUTLIERS = ("kurtosis", "max", "max_over_rms", "fp8_error", "mxfp8_error")
+
+
 def _planted(
     folder: Path,
     effects: Mapping[str, float] = MappingProxyType({"SwiGLU": 0.0, "ReLU2": 0.0, "xIELU": -0.05}),
@@ -112,7 +115,8 @@ def _planted(
                     "tokens": tokens, "loss": loss, "bits_per_byte": loss / 2, "diverged": None,
                     "held_out": [[0, 7.0, 3.5], [50, loss + 1, 2.0], [100, loss, loss / 2]],
                     "activation_history": [[0, {k: [0.8] * 4 for k in values}], [100, values]],
-                    "activation_values": values, "wall_s": 10.0 * ratios[variant],
+                    "activation_values": values,
+                    "outliers": {k: [3.0, 4.0] for k in OUTLIERS}, "wall_s": 10.0 * ratios[variant],
                     "tokens_per_s": 1e4, "mfu": None, "memory_bytes": 1 << 30,
                     "batches_sha256": f"{name}-{arm}-{seed}", "data_sha256": "d" * 64,
                     "config": {"activation": activations[variant]},

@@ -50,7 +50,7 @@ def test_a_worse_variant_and_a_failed_match_are_said_as_plainly(summary):
     summary["progress"]["main"]["finished"] = 3
     summary["missing"] = [{"rung": "0.2M", "variant": "xIELU", "seed": 0}]
     said = " ".join(headline(summary))
-    assert "worse: xIELU" in said and "Not matched: parameters at 0.2M." in said
+    assert "worse: xIELU" in said and "Not matched: weights at 0.2M." in said
     assert "Unfinished: 3 of 45 main runs" in said
 
 

@@ -166,3 +166,21 @@ def depth_table(rows: Sequence[Data]) -> Table:
         if r["change"] is not None
     ]
     return Table(head, lines)
+
+
+def outliers_table(summary: Data) -> Table:
+    """Of the hidden activation, means over seeds: its worst layer, and errors of fp8 products."""
+    head = ["size", "variant", "kurtosis", "largest", "largest / rms", "fp8 error, %",
+            "MXFP8 error, %"]  # fmt: skip
+    keys = (("kurtosis", 1), ("max", 1), ("max_over_rms", 1), ("fp8_error", 100),
+            ("mxfp8_error", 100))  # fmt: skip
+    lines = [
+        [
+            Cell(row["rung"]),
+            Cell(row["name"]),
+            *(Cell(number(max(row["outliers"][key]) * unit, 3), "n") for key, unit in keys),
+        ]
+        for row in summary["variants"]
+        if row["outliers"]
+    ]
+    return Table(head, lines)

@@ -171,7 +171,7 @@ def test_unequal_parameters_fail_their_check(planted_study, tmp_path):
     folder = planted_study(tmp_path / "s", rungs=1)
     edit(folder / "records" / "0.2M-xIELU-main-0-0.003.json", parameters=201_000)
     failed = [c for c in summarise(folder)["checks"] if not c["ok"]]
-    assert [c["what"] for c in failed] == ["parameters at 0.2M"]
+    assert [c["what"] for c in failed] == ["weights at 0.2M"]
 
 
 def test_a_folder_without_a_plan_or_runs_is_refused(tmp_path):
@@ -184,3 +184,13 @@ def test_a_folder_without_a_plan_or_runs_is_refused(tmp_path):
 
 def edit(path, **changes):
     path.write_text(json.dumps({**read_json(path), **changes}))
+
+
+def test_parameters_of_an_activation_may_differ(planted_study, tmp_path):
+    folder = planted_study(tmp_path / "s", rungs=1)
+    for seed in range(5):
+        path = folder / "records" / f"0.2M-xIELU-main-{seed}-0.003.json"
+        edit(path, parameters=200_000 + 2 * 4 * 300)
+        edit(path, activation_values={name: [[0.8] * 301] * 4 for name in ("alpha_p", "alpha_n")})
+    # 8 of the first variant's own parameters were counted among its weights
+    assert all(c["ok"] for c in summarise(folder)["checks"])

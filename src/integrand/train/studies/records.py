@@ -1,7 +1,7 @@
 """The records of a study as its folder holds them, and whether they may be compared at all."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -140,21 +140,31 @@ def _one_value(records: Sequence[Record], key: str, group: Any) -> None:
 
 
 def checks(study: Study) -> list[dict[str, Any]]:
-    """Whether the sides of every rung are matched: parameters, FLOPs and tokens per run."""
+    """Whether the sides of every rung are matched: weights, FLOPs and tokens per run.
+
+    Weights are parameters without the activation's own, which a comparison may be about.
+    """
     return [
-        {"what": f"{key} at {rung}", "largest_difference": worst, "ok": worst <= allowed}
+        {"what": f"{what} at {rung}", "largest_difference": worst, "ok": worst <= allowed}
         for rung in study.rungs
-        for key, allowed in (
-            ("parameters", LARGEST_DIFFERENCE),
-            ("flops_per_token", LARGEST_DIFFERENCE),
-            ("tokens", 0.0),
+        for what, of, allowed in (
+            ("weights", _weights, LARGEST_DIFFERENCE),
+            ("FLOPs per token", lambda r: r["flops_per_token"], LARGEST_DIFFERENCE),
+            ("tokens", lambda r: r["tokens"], 0.0),
         )
-        for worst in _worst(study, rung, key)
+        for worst in _worst(study, rung, of)
     ]
 
 
-def _worst(study: Study, rung: str, key: str) -> Iterator[float]:
-    first = study.all_runs(rung, study.baseline)
-    if first:
-        all_runs = (r for v in study.variants for r in study.all_runs(rung, v))
-        yield max(abs(r[key] / first[0][key] - 1) for r in all_runs)
+def _weights(record: Record) -> int:
+    values = (record["activation_values"] or {}).values()
+    return record["parameters"] - sum(
+        len(layer) if isinstance(layer, list) else 1 for layers in values for layer in layers
+    )
+
+
+def _worst(study: Study, rung: str, of: Callable[[Record], float]) -> Iterator[float]:
+    # a diverged run has no values whose parameters could be told apart
+    every = [r for v in study.variants_at(rung) for r in study.runs(rung, v).values()]
+    if every:
+        yield max(abs(of(r) / of(every[0]) - 1) for r in every)
