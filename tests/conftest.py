@@ -6,6 +6,10 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+# the workers of xdist fill the cores already; torch's libraries read this when they are imported
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 # a cache of this run's own: nothing that an earlier version derived or compiled may pass a test
