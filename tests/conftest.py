@@ -6,9 +6,11 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-# the workers of xdist fill the cores already; torch's libraries read this when they are imported
+# the workers of xdist fill the cores already: threads, and processes for inductor's Triton kernels
+# that no CPU needs, would only be in the way; torch reads both when it is imported
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import torch
 
