@@ -13,6 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+# the workers of xdist fill the cores already: threads, and processes for inductor's Triton kernels
+# that no CPU needs, would only be in the way; torch reads both when it is imported
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 import pytest
 import torch
 import torch.utils._device

@@ -178,12 +178,21 @@ def test_transformers_own_module_has_the_wrong_slope_at_zero():
     assert at_zero["extreme"] == pytest.approx(-40.75, abs=1e-4)
 
 
-def _script(folder, source, *args):
-    (folder / "mine.py").write_text(source)
-    return subprocess.run(
-        [sys.executable, str(GOLDEN / "check.py"), *args],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def script(tmp_path, monkeypatch, capsys):
+    """The checker's command line in this process, on `source` as mine.py: (status, out, err)."""
+
+    def run(source, *args):
+        (tmp_path / "mine.py").write_text(source)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["check.py", *args])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        try:
+            return check.main(), *capsys.readouterr()
+        finally:
+            sys.modules.pop("mine", None)
+
+    return run
 
 
 MODULE = """
@@ -214,21 +223,20 @@ MISUSED = {
 
 
 @pytest.mark.parametrize("args", MISUSED, ids=" ".join)
-def test_what_does_not_fit_the_flags_is_one_sentence(args, tmp_path):
-    done = _script(tmp_path, MODULE, *args)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == "" and done.stderr.count("\n") == 1
-    assert MISUSED[args] in done.stderr
+def test_what_does_not_fit_the_flags_is_one_sentence(args, script):
+    status, out, err = script(MODULE, *args)
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert MISUSED[args] in err
 
 
-def test_the_readmes_module_is_checked(tmp_path):
+def test_the_readmes_module_is_checked(script):
     pytest.importorskip("transformers")
     text = (GOLDEN / "README.md").read_text(encoding="utf-8")
     source = text.partition("```python\n")[2].partition("```")[0]
     command = next(line for line in text.splitlines() if "check.py mine:make" in line)
-    done = _script(tmp_path, source, *command.split()[2:])
-    assert done.returncode == 1, done.stderr
-    assert "initial: df at x = -inf is nan" in done.stdout
+    status, out, err = script(source, *command.split()[2:])
+    assert status == 1, err
+    assert "initial: df at x = -inf is nan" in out
 
 
 def test_right_says_what_was_not_checked():

@@ -175,6 +175,14 @@ def test_gated_forms_round_once(shape: tuple[int, ...], dtype: torch.dtype) -> N
         assert torch.all(error <= 1e-5 * term.abs().sum_to_size(p.shape))
 
 
+@pytest.fixture
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the interpreter takes its time per program, not per element
+    tile = backend._Layout.tile
+    monkeypatch.setattr(backend._Layout, "tile", lambda layout, n: tile(layout, 8 * n))
+
+
+@pytest.mark.usefixtures("few_programs")
 @pytest.mark.parametrize(("name", "dtype"), CERTIFIED, ids=lambda v: str(v).removeprefix("torch."))
 def test_every_half_precision_input_is_certified(name: str, dtype: torch.dtype) -> None:
     cert = ig.certify(ig.activation(name), dtype, impl="triton", thorough=False)
@@ -190,6 +198,7 @@ def test_powers_are_those_of_the_reference(dtype: torch.dtype) -> None:
     assert_close(got, exact, dtype)
 
 
+@pytest.mark.usefixtures("few_programs")
 def test_bf16_survives_an_exp2_with_the_error_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # ex2.approx.ftz.f32: relative error 2^-22, denormal results are 0
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -209,6 +218,7 @@ def test_bf16_survives_an_exp2_with_the_error_of_a_gpu(monkeypatch: pytest.Monke
         assert cert.ok, cert.to_dict()
 
 
+@pytest.mark.usefixtures("few_programs")
 @pytest.mark.parametrize("name", ["xielu", "integral_gelu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 def test_wide_storage_is_certified(name: str, dtype: torch.dtype) -> None:

@@ -135,11 +135,11 @@ def _act(spec: Spec, layout: str) -> dict[str, Any]:
 def _write_tokenizer(
     source: Path, out_dir: Path, context: int, separator: str | None
 ) -> int | None:
-    shutil.copyfile(source, out_dir / "tokenizer.json")
     known = json.loads(source.read_text(encoding="utf-8"))
     ends = {t["content"]: t["id"] for t in known.get("added_tokens", ())}
     if separator is not None and separator not in ends:
         raise Error(f"{source} must have the special token {separator!r}, got {sorted(ends)}")
+    shutil.copyfile(source, out_dir / "tokenizer.json")
     _write(
         out_dir / "tokenizer_config.json",
         {

@@ -173,7 +173,6 @@ def train(
         "data_sha256": tokens.sha256,
         "config_sha256": config.sha256(),
         "environment": environment(device),
-        "ranks": ranks.count,
         "command": command(),
     }
     if ranks.first:

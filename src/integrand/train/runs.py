@@ -18,7 +18,7 @@ from integrand.spec import Spec, spec_from_mapping, to_toml
 from integrand.train import checkpoint
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_json, write_json
-from integrand.train.text import SEPARATOR
+from integrand.train.tokenizer import load_tokenizer, separator
 from integrand.train.tokens import TokenData
 
 RECORD = "record.json"
@@ -103,7 +103,9 @@ def export_run(run: Path | str, out_dir: Path | str) -> Path:
     tokenizer = run / TOKENIZER
     if not tokenizer.exists():  # a run from before it was kept
         return export(model, out_dir, context=context)
-    return export(model, out_dir, context=context, tokenizer=tokenizer, separator=SEPARATOR)
+    known = load_tokenizer(tokenizer)
+    end = known.id_to_token(separator(known))
+    return export(model, out_dir, context=context, tokenizer=tokenizer, separator=end)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
