@@ -298,14 +298,15 @@ def list_(json: Path | None = None, markdown: bool = False) -> int:
 
 
 def train(
-    variants: tuple[str, ...] = ("swiglu", "relu2", "xielu"),
+    variants: tuple[str, ...] = (),
     /,
     recipe: str = "demo",
     data: str | None = None,
     tokenizer: str = "tokenizer.json",
     out: Path = Path("runs/train"),
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
+    accumulate: int | None = None,
     parallel: Literal["none", "ddp", "fsdp"] | None = None,
     compile: bool | None = None,
     dry_run: bool = False,
@@ -317,7 +318,8 @@ def train(
     Many ranks: torchrun --nproc-per-node 8 -m integrand train ... --parallel fsdp
 
     Args:
-        variants: catalogue names, gated names such as swiglu, or FILE.toml.
+        variants: catalogue names, gated names such as swiglu, or FILE.toml (default: the
+            recipe's; swiglu, relu2 and xielu of the demo).
         recipe: demo, apertus-small, or a published run: xielu-1b, xielu-3b, apertus-8b,
             relu2-wins-1b.
         data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME
@@ -325,7 +327,8 @@ def train(
         tokenizer: the tokenizer.json of a published run.
         out: where runs are kept; the same command goes on with a run that was stopped.
         steps: steps of each run (default: the recipe's).
-        seed: of initial weights and of the order of batches.
+        seed: of initial weights and of the order of batches (default: the recipe's).
+        accumulate: micro-batches that a step is split into (default: the recipe's).
         parallel: of torchrun's ranks (default: the recipe's).
         compile: torch.compile (default: the recipe's).
         dry_run: print what each variant amounts to and train nothing.
@@ -341,7 +344,7 @@ def train(
     from integrand.trained import recipe as of_name
 
     config, chosen, activations = of_name(variants, data, steps, seed, recipe, tokenizer)
-    given = {"parallel": parallel, "compile": compile}
+    given = {"parallel": parallel, "compile": compile, "accumulate": accumulate}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     config = dataclasses.replace(config, **changes)
     if dry_run:
@@ -367,6 +370,7 @@ def study(
     tokenizer: str | None = None,
     out: Path | None = None,
     size: tuple[str, ...] = (),
+    accumulate: int | None = None,
     resolve: float | None = None,
     seeds: tuple[int, int] | None = None,
     runs: int | None = None,
@@ -389,6 +393,7 @@ def study(
         out: the folder (default: runs/study/RECIPE).
         size: sizes of the ladder, ascending: 0.1M, 0.2M, 0.5M, 1.2M (the default), 6M, 20M, 60M;
             may be repeated.
+        accumulate: micro-batches that a step is split into.
         resolve: the difference in nats per token that the number of seeds is chosen for.
         seeds: fewest and most seeds (default: 5 10).
         runs: train at most this many runs here.
@@ -400,30 +405,51 @@ def study(
     """
     import torch
 
+    from integrand.errors import SpecError
     from integrand.report import write_report
     from integrand.report.study_words import headline
     from integrand.train.files import read_json
-    from integrand.train.studies import check_rung, run_study, studies, time_rung
+    from integrand.train.studies import check_rung, due, run_study, studies, time_rung
+    from integrand.train.studies.work import check_folder
 
+    for name, given in (("threads", threads), ("runs", runs)):
+        if given is not None and given < 1:
+            raise SpecError(f"--{name} must be at least 1, got {given}")
     if threads is not None:
         torch.set_num_threads(threads)
-    plan = studies(recipe, data=data, tokenizer=tokenizer, sizes=size, resolve=resolve, seeds=seeds)
+    plan = studies(
+        *(recipe,),
+        **{"data": data, "tokenizer": tokenizer, "sizes": size, "accumulate": accumulate},
+        **{"resolve": resolve, "seeds": seeds},
+    )
     folder = out or Path("runs/study") / plan.name
     if dry_run:
         for rung in plan.rungs:
+            first = [c for c in due(plan, []) if c.rung.name == rung.name]
+            print(
+                f"{rung.name}: {len(first)} runs known to be due, among them "
+                f"{sum(c.arm == 'tune' for c in first)} of the sweep; {len(rung.variants)} variants"
+                f" of {plan.seeds_at_least} to {plan.seeds_at_most} seeds follow"
+            )
             for variant, found in zip(rung.variants, check_rung(plan, rung), strict=True):
                 print(f"{rung.name} {variant.name}: {found}")
         return 0
     if timing:
+        check_folder(plan, folder)
         for rung in plan.rungs:
             time_rung(plan, rung, folder)
+        if not (folder / "records").is_dir():
+            return 0
     else:
         run_study(plan, folder, at_most=runs)
     page = write_report(folder)
     summary = read_json(folder / "summary.json")
     _keep(json, summary)
     print(*headline(summary), page, sep="\n")
-    return 0
+    failed = [v for v in summary["variants"] if v["diverged"]] or [
+        c for c in summary["checks"] if not c["ok"]
+    ]
+    return 1 if failed else 0
 
 
 def export(run: Path, out: Path, /) -> int:
@@ -536,6 +562,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 a check failed, 2 bad input, 130 stopped."""
+    # threads that spin while they wait take the core from the one they wait for as soon as
+    # anything else runs; OpenMP reads this when torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from integrand.errors import CertificationError, Error
 
     try:

@@ -17,35 +17,37 @@ def recipe(
     variants: Sequence[str],
     data: str | None,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     name: str = "demo",
     tokenizer: str = "tokenizer.json",
 ) -> tuple[TrainConfig, list[Variant], Mapping[str, Activation]]:
     """The arguments of `matched`: config, variants, and the activations they name.
 
-    `name` is demo, apertus-small or a published run, whose data and tokenizer.json these replace.
+    `name` is demo, apertus-small or a published run, whose data and tokenizer.json these replace;
+    no variants and no seed are the recipe's own.
 
     Raises:
         SpecError: an unknown name, or a gated form whose other branch has an activation too.
     """
     own = {"demo": demo, "apertus-small": apertus_small}
     if name in own:
-        config = own[name](data or "python-docs").config
+        config, its_own = own[name](data or "python-docs")
     elif name in PUBLISHED:
-        config = PUBLISHED[name](tokenizer).config
+        config, its_own = PUBLISHED[name](tokenizer)
         if data is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
     else:
         known = ", ".join([*own, *PUBLISHED])
         raise SpecError(f"recipes are {known}, got '{name}'; see `integrand train --help`")
-    config = dataclasses.replace(config, seed=seed)
+    if seed is not None:
+        config = dataclasses.replace(config, seed=seed)
     if steps is not None:
         warmup, decay = (
             steps * n // config.steps for n in (config.warmup_steps, config.decay_steps)
         )
         config = dataclasses.replace(config, steps=steps, warmup_steps=warmup, decay_steps=decay)
-    chosen: list[Variant] = []
-    activations: dict[str, Activation] = {}
+    chosen = [] if variants else list(its_own)
+    activations = {variant.activation: activation(variant.activation) for variant in chosen}
     for text in variants:
         variant, found = _variant(text)
         chosen.append(variant)

@@ -13,7 +13,7 @@ from integrand.report.page import render
 from integrand.report.sections import figure
 from integrand.report.study_words import depth_table, headline, outliers_table, results, trends
 from integrand.report.tables import number
-from integrand.train.files import read_json, write_json
+from integrand.train.files import read_json, write_json, write_text
 from integrand.train.studies import summarise
 
 Data = Mapping[str, Any]
@@ -37,10 +37,8 @@ def write_study(folder: Path) -> Path:
     else:
         summary = read_json(folder / "summary.json")
     text = page(summary)
-    (folder / PICTURE).write_text(draw.overview(summary, standalone=True), encoding="utf-8")
-    scratch = folder / ".report.html"
-    scratch.write_text(text, encoding="utf-8")
-    return scratch.replace(folder / "report.html")
+    write_text(folder / PICTURE, draw.overview(summary, standalone=True))
+    return write_text(folder / "report.html", text)
 
 
 def page(summary: Data) -> str:

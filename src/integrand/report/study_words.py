@@ -28,6 +28,15 @@ def headline(summary: Data) -> list[str]:
             f"With a chance of {summary['power']:g} every comparison at equal tokens shows a true "
             f"difference of {number(effect, 2)} nats, {number(corrected, 2)} after correction."
         )
+    for row in summary["rungs"]:
+        needed, wanted = row["seeds_needed"], summary["resolve"]
+        if needed and (row["min_detectable_effect_corrected"] or 0) > wanted:
+            many = "1,000 seeds or more" if needed >= 1000 else f"about {needed} seeds"
+            said.append(f"It cannot resolve {wanted:g} nats at {row['name']}: that takes {many}.")
+    for row in summary["variants"]:
+        if row["diverged"]:
+            seeds = ", ".join(map(str, row["diverged"]))
+            said.append(f"Diverged: {row['name']} at {row['rung']}, seed {seeds}.")
     if summary["missing"]:
         main = summary["progress"]["main"]
         said.append(f"Unfinished: {main['finished']} of {main['planned']} main runs.")

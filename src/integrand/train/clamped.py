@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from integrand.activation import activation
+
 EPS = -1e-6
 
 
@@ -28,6 +30,7 @@ class ClampedXIELU(nn.Module):
             start = math.log(math.expm1(value))
             return nn.Parameter(torch.tensor([start], dtype=torch.float32, device=device))
 
+        self.declared = activation("xielu")
         self.alpha_p = raw(alpha)
         self.alpha_n = raw(alpha - beta)
         self.beta = beta
@@ -40,7 +43,11 @@ class ClampedXIELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         alpha_p, alpha_n = self.values().values()
-        negative = (torch.expm1(x.clamp(max=EPS)) - x) * alpha_n + self.beta * x
+        # the declared function below eps, continued as the clamp does: expm1 stays as accurate
+        # under torch.compile as that of the other side
+        left = x.clamp(max=EPS)
+        negative = self.declared(left, alpha_p=alpha_p, alpha_n=alpha_n)
+        negative = negative + (self.beta - alpha_n) * (x - left)
         return torch.where(x > 0, alpha_p * x * x + self.beta * x, negative)
 
 

@@ -85,6 +85,8 @@ class TrainConfig:
             raise Error(
                 f"accumulate must divide batch_size, got {self.accumulate} and {self.batch_size}"
             )
+        if not 0 <= self.seed < 1 << 63:
+            raise Error(f"seed must be 0 or above, got {self.seed}")
         if self.goldfish_k < 0 or self.goldfish_k == 1:
             raise Error(f"goldfish_k must be 0 (off) or at least 2, got {self.goldfish_k}")
         if self.warmup_steps < 0 or self.decay_steps < 0:

@@ -75,7 +75,7 @@ def train(
     )
     if finished is not None:
         return finished
-    autocast = _autocast(config, device)
+    cast = autocast(config, device)
     model = build(config, activation).to(device)
     spread_model = spread(model, config, device)
     optimizers = make_optimizers(config, model)
@@ -94,7 +94,7 @@ def train(
 
     def observe(metrics: MetricsLog, step: int) -> tuple[float, float]:
         separator = tokens.separator if config.mask_documents else None
-        loss, bits = evaluate(model, held_out, token_bytes, config.batch_size, autocast, separator)
+        loss, bits = evaluate(model, held_out, token_bytes, config.batch_size, cast, separator)
         metrics.add("held_out", step, loss=loss, bits_per_byte=bits)
         if values := activation_values(model):
             metrics.add("activation", step, values=values)
@@ -116,7 +116,7 @@ def train(
             batch = batches.at(progress.step)
             rate = set_rate(optimizers, config, progress.step)
             loss, norm = one_step(
-                *(spread_model, optimizers, batch.to(device), config, autocast, step_loss),
+                *(spread_model, optimizers, batch.to(device), config, cast, step_loss),
                 *(ranks, tokens.separator),
             )
             progress.batches_sha256 = running_hash(progress.batches_sha256, batch)
@@ -220,7 +220,7 @@ def one_step(
     optimizers: Sequence[torch.optim.Optimizer],
     batch: Tensor,
     config: TrainConfig,
-    autocast: AbstractContextManager[object],
+    cast: AbstractContextManager[object],
     step_loss: Callable[..., Tensor] | None = None,
     ranks: Ranks = ALONE,
     separator: int | None = None,
@@ -241,7 +241,7 @@ def one_step(
     loss = torch.zeros((), device=batch.device)
     for place, part_of_each in enumerate(parts, 1):
         with summing(model, place == config.accumulate):
-            with autocast:
+            with cast:
                 part = step_loss(model, *part_of_each) / counted
             part.backward()
         loss += part.detach()
@@ -291,7 +291,7 @@ def activation_values(model: nn.Module) -> dict[str, list[Any]]:
     return values
 
 
-def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
     if config.precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

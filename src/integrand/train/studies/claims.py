@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ def claimed(folder: Path, name: str) -> Iterator[bool]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    if not _create(path) and not _take_over(path):
+    text = json.dumps({"host": _host(), "pid": os.getpid(), "claim": secrets.token_hex(8)})
+    if not _create(path, text) and not _take_over(path, text):
         yield False
         return
     ended = threading.Event()
@@ -30,7 +32,8 @@ def claimed(folder: Path, name: str) -> Iterator[bool]:
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
             with suppress(OSError):
-                path.touch()
+                if _is(path, text):
+                    os.utime(path)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -39,16 +42,32 @@ def claimed(folder: Path, name: str) -> Iterator[bool]:
     finally:
         ended.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if _is(path, text):
+            path.unlink(missing_ok=True)
 
 
-def _create(path: Path) -> bool:
+def _host() -> str:
+    """This machine and, where there are containers, this one's numbering of processes."""
+    with suppress(OSError):
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    return socket.gethostname()
+
+
+def _is(path: Path, text: str) -> bool:
+    """Whether a claim is still the one made with `text`: a process that slept may have lost it."""
+    try:
+        return path.read_text() == text
+    except OSError:
+        return False
+
+
+def _create(path: Path, text: str) -> bool:
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
     with os.fdopen(handle, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+        file.write(text)
     return True
 
 
@@ -68,7 +87,7 @@ def _abandoned(path: Path) -> bool:
         holder = json.loads(text)
     except ValueError:
         return False  # being written, or its writer was killed: age will tell
-    return holder["host"] == socket.gethostname() and not _alive(holder["pid"])
+    return holder["host"] == _host() and not _alive(holder["pid"])
 
 
 def _alive(pid: int) -> bool:
@@ -81,14 +100,14 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _take_over(path: Path) -> bool:
+def _take_over(path: Path, text: str) -> bool:
     """One of several processes that find the same abandoned claim wins.
 
     The lock is what makes it one: without it, a slow process would remove the claim that a quick
     one has just made in place of the abandoned one.
     """
     lock = path.with_name(f".taking-{path.name}")
-    if not _create(lock):
+    if not _create(lock, text):
         if _abandoned(lock):
             lock.unlink(missing_ok=True)  # free for the next try
         return False
@@ -96,6 +115,6 @@ def _take_over(path: Path) -> bool:
         if not _abandoned(path):
             return False
         path.unlink(missing_ok=True)
-        return _create(path)
+        return _create(path, text)
     finally:
         lock.unlink(missing_ok=True)

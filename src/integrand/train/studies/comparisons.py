@@ -51,6 +51,9 @@ def _row(study: Study, rung: str, a: str, b: str, at: str, pairs: int) -> dict[s
     scale: Callable[[float], float] = math.expm1 if at == "tokens_to_equal_loss" else float
     row |= {"difference": scale(found.mean), "ci": found.ci and [scale(v) for v in found.ci]}
     row |= {"p": found.p, "n": found.n, "sd": found.sd}
+    if lost := {v: s for v in (a, b) if (s := study.diverged(rung, v))}:
+        # those that are left were chosen by their luck
+        row |= {"diverged": lost, "reason": f"{', '.join(lost)} diverged at {rung}"}
     if unit == "nats":
         row |= detectable(found, pairs)
     return row
@@ -60,7 +63,8 @@ def _decided(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     corrected = holm([row["p"] for row in rows])
     for row, p in zip(rows, corrected, strict=True):
         if row["difference"] is not None:
-            row |= {"p_corrected": p, "verdict": verdict(row["difference"], p)}
+            word = "cannot tell" if "diverged" in row else verdict(row["difference"], p)
+            row |= {"p_corrected": p, "verdict": word}
     return rows
 
 

@@ -1,6 +1,8 @@
 """What a study runs: sizes, variants, seeds; and which runs are due, given the finished ones."""
 
 import dataclasses
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,8 +11,8 @@ from integrand.errors import Error
 from integrand.nn.gated import MakesModule
 from integrand.train.config import TrainConfig, Variant
 from integrand.train.matched import variant_config
-from integrand.train.studies.rates import best_rate
-from integrand.train.studies.statistics import paired, seeds_needed
+from integrand.train.studies.rates import mean_losses
+from integrand.train.studies.statistics import ALPHA, paired, seeds_needed
 
 ARMS = ("tune", "main", "short")
 Record = Mapping[str, Any]
@@ -45,6 +47,7 @@ class Plan:
     seeds_at_most: int = 10
     resolve: float = 0.01  # nats per token that the number of seeds is chosen for
     widenings: int = 2  # of the sweep, towards either side
+    pairs: tuple[tuple[str, str], ...] = ()  # compared besides each with its reference
     activations: Mapping[str, MakesModule] = field(default_factory=dict)  # not in the catalogue
 
     def __post_init__(self) -> None:
@@ -55,10 +58,46 @@ class Plan:
                 "a study needs two or more seeds, got "
                 f"{self.seeds_at_least} to {self.seeds_at_most}"
             )
+        if not (0 < self.resolve < float("inf") and 0 < self.share < 1):
+            raise Error(
+                "resolve must be above 0 and share between 0 and 1, got "
+                f"{self.resolve} and {self.share}"
+            )
+        if not self.rungs or len({rung.name for rung in self.rungs}) < len(self.rungs):
+            raise Error("a study needs sizes with distinct names, got " + self._names())
+        if len({rung.config.data for rung in self.rungs}) > 1:
+            raise Error(f"all sizes must read the same data, got several for {self._names()}")
         for rung in self.rungs:
-            names = {v.name for v in rung.variants}
-            if lost := [v.like for v in rung.variants if v.like and v.like not in names]:
-                raise Error(f"a variant of {rung.name} is like '{lost[0]}', which is not in it")
+            own = {v.name for v in rung.variants if not v.like}
+            if lost := [v.like for v in rung.variants if v.like and v.like not in own]:
+                raise Error(
+                    f"a variant of {rung.name} is like '{lost[0]}', which is not a tuned one of it"
+                )
+            if len({v.folder for v in rung.variants}) < len(rung.variants) or not rung.variants:
+                raise Error(f"variants of {rung.name} must have names that differ in letters")
+            tuned = self.tuned_below(rung)
+            rated = {v.name for v in (tuned or rung).variants}
+            if new := {v.name for v in rung.variants} - rated:
+                raise Error(f"'{min(new)}' at {rung.name} has no rate: it is not at the tuned size")
+
+    def _names(self) -> str:
+        return ", ".join(rung.name for rung in self.rungs) or "none"
+
+    def tuned_below(self, rung: Rung) -> Rung | None:
+        """Where the rates of an untuned rung come from: the nearest smaller tuned one."""
+        if rung.tuned:
+            return None
+        smaller = self.rungs[: [r.name for r in self.rungs].index(rung.name)]
+        return next((r for r in reversed(smaller) if r.tuned), None)
+
+    def references(self, rung: Rung) -> list[tuple[str, str]]:
+        """(a, b) of every comparison at a rung."""
+        names = {v.name for v in rung.variants}
+        own = [(v.like or rung.variants[0].name, v.name) for v in rung.variants[1:]]
+        return own + [(a, b) for a, b in self.pairs if a in names and b in names]
+
+    def _all_pairs(self) -> list[tuple[str, str]]:
+        return list(dict.fromkeys(p for rung in self.rungs for p in self.references(rung)))
 
     @property
     def variants(self) -> list[Variant]:
@@ -84,9 +123,7 @@ class Plan:
             ],
             "variants": [{"name": v.name, "like": v.like} for v in self.variants],
             "baseline": self.rungs[0].variants[0].name,
-            "pairs": [
-                [v.like or self.rungs[0].variants[0].name, v.name] for v in self.variants[1:]
-            ],
+            "pairs": [list(pair) for pair in self._all_pairs()],
             "seeds": list(range(self.seeds_at_least)),
             **{
                 key: getattr(self, key)
@@ -146,44 +183,58 @@ def due(plan: Plan, records: Sequence[Record]) -> list[Cell]:
 
 
 def rate(plan: Plan, rung: Rung, variant: Variant, records: Sequence[Record]) -> float | None:
-    """The learning rate of a variant at a rung; None while its sweep is not finished."""
-    wanted = variant.like or variant.name
+    """The learning rate of a variant at a rung; None while its sweep lasts, or where all of it
+    diverged."""
     if not rung.tuned:
-        smaller = plan.rungs[: plan.rungs.index(rung)]
-        tuned = next((r for r in reversed(smaller) if r.tuned), None)
+        tuned = plan.tuned_below(rung)
         if tuned is None:
             return rung.config.lr
         there = rate(plan, tuned, variant, records)
         scale = tuned.config.model.d_model / rung.config.model.d_model
         return None if there is None else float(f"{there * scale:.3g}")
-    owner = next(v for v in rung.variants if v.name == wanted)
-    missing = _missing_rates(plan, rung, owner, records)
-    return None if missing else best_rate(records, rung.name, wanted)[0]
+    owner = next(v for v in rung.variants if v.name == (variant.like or variant.name))
+    if _missing_rates(plan, rung, owner, records):
+        return None
+    return _best(records, rung, owner)
+
+
+def spread(plan: Plan, rung: Rung, records: Sequence[Record]) -> float | None:
+    """The largest standard deviation of a paired difference over the first `seeds_at_least` seeds.
+
+    None until all of them are there. The pairs that decide are those of the first seeds, so that
+    the number of seeds does not chase its own noise.
+    """
+    first = range(plan.seeds_at_least)
+    losses: dict[str, dict[int, float | None]] = {}
+    for r in records:
+        if r["rung"] == rung.name and r["arm"] == "main" and r["seed"] in first:
+            losses.setdefault(r["variant"], {})[r["seed"]] = r["loss"]
+    rated = {v.name for v in rung.variants if rate(plan, rung, v, records) is not None}
+    if not rated or any(len(losses.get(name, {})) < len(first) for name in rated):
+        return None
+    found = [0.0]
+    for a, b in plan.references(rung):
+        if a in rated and b in rated:
+            both = [(losses[a][s], losses[b][s]) for s in first]
+            pairs = [(x, y) for x, y in both if x is not None and y is not None]
+            if len(pairs) >= 2:
+                a_losses, b_losses = zip(*pairs, strict=True)
+                found.append(paired(a_losses, b_losses).sd or 0.0)
+    return max(found)
 
 
 def seeds(plan: Plan, rung: Rung, records: Sequence[Record]) -> int:
     """How many seeds a rung gets: enough to resolve `resolve` for its noisiest comparison.
 
-    Until every variant has `seeds_at_least`, that many. The pairs that decide are those of the
-    first `seeds_at_least` seeds, so that the number does not chase its own noise.
+    After Holm's correction for the pairs with the same reference; `seeds_at_least` until as many
+    are there, never more than `seeds_at_most`.
     """
-    first = range(plan.seeds_at_least)
-    losses: dict[str, dict[int, float]] = {}
-    for r in records:
-        if r["rung"] == rung.name and r["arm"] == "main" and r["seed"] in first:
-            losses.setdefault(r["variant"], {})[r["seed"]] = r["loss"]
-    if any(len(losses.get(v.name, {})) < len(first) for v in rung.variants):
+    sd = spread(plan, rung, records)
+    if sd is None:
         return plan.seeds_at_least
-    spread = 0.0
-    for variant in rung.variants[1:]:
-        a = losses[variant.like or rung.variants[0].name]
-        b = losses[variant.name]
-        pairs = [(a[s], b[s]) for s in first if a[s] is not None and b[s] is not None]
-        if len(pairs) >= 2:
-            a_losses, b_losses = zip(*pairs, strict=True)
-            spread = max(spread, paired(a_losses, b_losses).sd or 0.0)
+    family = max(Counter(a for a, _ in plan.references(rung)).values(), default=1)
     return seeds_needed(
-        spread, plan.resolve, at_least=plan.seeds_at_least, at_most=plan.seeds_at_most
+        *(sd, plan.resolve, plan.seeds_at_least, plan.seeds_at_most), alpha=ALPHA / family
     )
 
 
@@ -218,7 +269,8 @@ def _missing_rates(
     wanted = sorted({*plan.rates, *swept})
     if missing := [lr for lr in wanted if not set(plan.tuning_seeds) <= swept.get(lr, set())]:
         return missing
-    best, _ = best_rate(records, rung.name, variant.name)
+    # where every rate diverged, a lower one may not
+    best = _best(records, rung, variant) or wanted[0]
     step = plan.rates[1] / plan.rates[0]
     reach = step ** (plan.widenings - 0.5)  # half a step short: rates are rounded
     if best == wanted[0] > plan.rates[0] / reach:
@@ -226,3 +278,9 @@ def _missing_rates(
     if best == wanted[-1] < plan.rates[-1] * reach:
         return [float(f"{best * step:.3g}")]
     return []
+
+
+def _best(records: Sequence[Record], rung: Rung, variant: Variant) -> float | None:
+    means = mean_losses(records, rung.name, variant.name)
+    best = min(means, key=lambda lr: means[lr])
+    return best if math.isfinite(means[best]) else None

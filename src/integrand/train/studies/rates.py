@@ -25,13 +25,20 @@ def best_rate(records: Iterable[Mapping[str, Any]], rung: str, variant: str) -> 
     Raises:
         Error: no run of the tune arm, or every one diverged.
     """
-    means = {lr: math.fsum(v) / len(v) for lr, v in sweep(records, rung, variant).items()}
+    means = mean_losses(records, rung, variant)
     if not means:
         raise Error(f"{variant} at {rung} has no finished run of the tune arm; train it first")
     best = min(means, key=lambda lr: means[lr])
     if math.isinf(means[best]):
         raise Error(f"every rate of {variant} at {rung} diverged; try rates below {min(means):g}")
     return best, best in (min(means), max(means))
+
+
+def mean_losses(
+    records: Iterable[Mapping[str, Any]], rung: str, variant: str
+) -> dict[float, float]:
+    """Mean loss of the tune arm by rate, ascending."""
+    return {lr: math.fsum(v) / len(v) for lr, v in sweep(records, rung, variant).items()}
 
 
 def loss(record: Mapping[str, Any]) -> float:

@@ -48,6 +48,15 @@ ABLATIONS = tuple(
     )
 )
 
+# besides every variant with SwiGLU and every ablation with xIELU: its exponential against softsign,
+# and what each alpha is worth alone
+PAIRS = (
+    ("xIELU", "xSSSLUR2"),
+    ("xIELU fixed alphas", "xIELU alpha_p only"),
+    ("xIELU fixed alphas", "xIELU alpha_n only"),
+)
+SWEPT = 2  # sizes whose rates are swept
+
 
 def size(name: str, data: str, compiled: bool = True) -> TrainConfig:
     """A decoder of the ladder with a schedule for 20 tokens per parameter.
@@ -101,12 +110,14 @@ def studies(
     data: str | None = None,
     tokenizer: str | None = None,
     sizes: Sequence[str] = (),
+    accumulate: int | None = None,
     resolve: float | None = None,
     seeds: tuple[int, int] | None = None,
 ) -> Plan:
     """The study of that name; what is not given is as the study has it.
 
-    `data` is a source of text, `tokenizer` the tokenizer.json that a published run's recipe names.
+    `data` is a source of text, `tokenizer` the tokenizer.json that a published run's recipe names,
+    `accumulate` the micro-batches of a step.
     """
     if name not in {**STUDIES, **PUBLISHED}:
         known = ", ".join({**STUDIES, **PUBLISHED})
@@ -122,6 +133,11 @@ def studies(
     else:
         plan = STUDIES[name](data or "python-docs")
     changes: dict[str, Any] = {} if resolve is None else {"resolve": resolve}
+    if accumulate is not None:
+        changes["rungs"] = tuple(
+            dataclasses.replace(r, config=dataclasses.replace(r.config, accumulate=accumulate))
+            for r in plan.rungs
+        )
     if seeds is not None:
         changes |= {"seeds_at_least": seeds[0], "seeds_at_most": seeds[1]}
     return dataclasses.replace(plan, **changes)
@@ -163,20 +179,34 @@ def ladder(data: str, sizes: tuple[str, ...] = ("0.1M", "0.2M", "0.5M", "1.2M"))
     """
     if unknown := [name for name in sizes if name not in SIZES]:
         raise Error(f"sizes are {', '.join(SIZES)}, got {unknown[0]}")
+    if list(sizes) != sorted(set(sizes), key=list(SIZES).index):
+        raise Error(f"sizes must ascend, each once, got {', '.join(sizes)}")
     from integrand.train.clamped import Clamped
 
+    configs = {name: size(name, data) for name in sizes}
+    if data.startswith("hf:"):
+        most = max(c.steps * c.batch_size * c.context for c in configs.values())
+        # a token of this vocabulary is 2.5 characters of English
+        text = DataConfig(source=data, vocab_size=VOCABULARY, max_characters=3 * most)
+        configs = {name: dataclasses.replace(c, data=text) for name, c in configs.items()}
+    swept = [configs[name].model.d_model for name in sizes[:SWEPT]]
+    for name in sizes[SWEPT:]:
+        # the rule of the rate is about matrices: activation parameters keep their rate
+        scale = configs[name].model.d_model / swept[-1]
+        configs[name] = dataclasses.replace(configs[name], activation_lr_scale=scale)
     return Plan(
         name="ladder",
         rungs=tuple(
             Rung(
                 name=name,
-                config=size(name, data),
+                config=config,
                 variants=COMPARED + (() if place else ABLATIONS),
-                tuned=place < 2,
-                short=place < 2,
+                tuned=place < SWEPT,
+                short=place < SWEPT,
             )
-            for place, name in enumerate(sizes)
+            for place, (name, config) in enumerate(configs.items())
         ),
+        pairs=PAIRS,
         rates=(5e-3, 1e-2, 2e-2),
         activations={"xielu-clamped": Clamped()},
     )

@@ -16,6 +16,7 @@ Record = Mapping[str, Any]
 ARMS = ("tune", "main", "short")
 # of parameters and of FLOPs per token, relative to the baseline
 LARGEST_DIFFERENCE = 1e-3
+NEEDED = {"rung", "variant", "arm", "lr", "seed", "loss", "diverged", "config", "batches_sha256"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Study:
         found = [r for r in self.records if (r["rung"], r["variant"], r["arm"]) == wanted]
         return sorted(found, key=lambda r: r["seed"])
 
+    def diverged(self, rung: str, variant: str) -> list[int]:
+        """Seeds of the main runs that reached no loss."""
+        every = self.all_runs(rung, variant)
+        return [r["seed"] for r in every if not loss(r) < float("inf")]
+
     def time_ratio(self, rung: str, a: str, b: str) -> tuple[float, float, float]:
         """Step time of b over a's, and the ends of its interval."""
         times = self.timing.get(rung, {}).get("variants", {})
@@ -84,7 +90,10 @@ class Study:
         done = {(r["rung"], r["variant"], r["seed"]) for r in self.records if r["arm"] == "main"}
         names = ("rung", "variant", "seed")
         wanted = (
-            (g, v, s) for g in self.rungs for v in self.variants_at(g) for s in self.plan["seeds"]
+            (rung["name"], v, s)
+            for rung in self.plan["rungs"]
+            for v in self.variants_at(rung["name"])
+            for s in range(rung.get("seeds", 0)) or self.plan["seeds"]
         )
         return [dict(zip(names, w, strict=True)) for w in wanted if w not in done]
 
@@ -110,6 +119,12 @@ def load(folder: Path | str) -> Study:
     records = [read_json(path) for path in sorted((folder / "records").glob("*.json"))]
     timing = {path.stem: read_json(path) for path in sorted((folder / "timing").glob("*.json"))}
     study = Study(read_json(folder / "study.json"), records, timing)
+    for record in records:
+        if lost := NEEDED - record.keys():
+            raise DataError(
+                f"a record must have {', '.join(sorted(NEEDED))}, got one without "
+                f"{', '.join(sorted(lost))} in {folder / 'records'}; remove it and run the study on"
+            )
     if not records:
         raise DataError(f"{folder / 'records'} must hold the records of finished runs, got none")
     _one_value(records, "data_sha256", lambda r: "all runs")

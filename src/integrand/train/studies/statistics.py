@@ -56,12 +56,15 @@ def paired(a: Sequence[float], b: Sequence[float], alpha: float = ALPHA) -> Esti
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected by Holm for deciding about all of them; None stays None and counts not."""
+    """p-values corrected by Holm for deciding about all of them; None stays None and counts.
+
+    What was planned and could not be measured counts, or the data would choose the family.
+    """
     order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     floor = 0.0
     for rank, (p, place) in enumerate(order):
-        corrected[place] = floor = max(floor, min(1.0, p * (len(order) - rank)))
+        corrected[place] = floor = max(floor, min(1.0, p * (len(p_values) - rank)))
     return corrected
 
 
@@ -109,12 +112,16 @@ def seeds_needed(
 
     At `at_most` the effect may still be out of reach: compare `min_detectable_effect` there.
     """
-    if effect <= 0:
+    if not effect > 0:
         raise Error(f"the effect to resolve must be above 0, got {effect}")
-    for n in range(at_least, at_most):
+    few, enough = at_least - 1, at_most
+    while enough - few > 1:
+        n = (few + enough) // 2
         if min_detectable_effect(sd, n, alpha, wanted) <= effect:
-            return n
-    return at_most
+            enough = n
+        else:
+            few = n
+    return enough
 
 
 def scipy(part: str) -> Any:

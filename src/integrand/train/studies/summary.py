@@ -14,6 +14,8 @@ from integrand.train.studies.rates import best_rate, sweep
 from integrand.train.studies.records import Record, Study, checks, load
 from integrand.train.studies.statistics import ALPHA, POWER, Estimate, estimate, holm, seeds_needed
 
+MANY = 1000
+
 
 def summarise(folder: Path | str) -> dict[str, Any]:
     """The study in a folder as one plain object, with everything that its report shows.
@@ -84,12 +86,16 @@ def _rung(study: Study, rung: str, compared: Sequence[Mapping[str, Any]]) -> dic
     """What the seeds of a rung can show, and how many would show the effect asked for."""
     own = [r for r in compared if r["rung"] == rung and r["at"] == "tokens"]
     sd, resolve = _largest(own, "sd"), study.plan.get("resolve")
+    needed = None
+    if sd is not None and resolve:
+        alpha = ALPHA / max(len(f) for f in families(study.pairs_at(rung)))
+        needed = seeds_needed(sd, resolve, at_most=MANY, alpha=alpha)
     return {
         "name": rung,
         "sd": sd,
         "min_detectable_effect": _largest(own, "min_detectable_effect"),
         "min_detectable_effect_corrected": _largest(own, "min_detectable_effect_corrected"),
-        "seeds_needed": seeds_needed(sd, resolve) if sd is not None and resolve else None,
+        "seeds_needed": needed,  # MANY: that many or more
     }
 
 

@@ -1,33 +1,36 @@
 """Runs of a study, one after the other; as many processes as one likes share the folder."""
 
+import json
 import shutil
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from integrand.errors import Error
+from integrand.errors import DataError, Error
 from integrand.models.width import relative_difference
 from integrand.train.activations import chosen
 from integrand.train.batches import Batches, Windows
+from integrand.train.config import TrainConfig
 from integrand.train.describe import Description, describe
+from integrand.train.distributed import join
 from integrand.train.files import read_json, write_json
-from integrand.train.loop import build, compiled_loss, one_step, summed_loss, train
+from integrand.train.loop import autocast, build, compiled_loss, one_step, summed_loss, train
 from integrand.train.matched import LARGEST_DIFFERENCE, check_matched
 from integrand.train.optimisers import make_optimizers
 from integrand.train.progress import clock
 from integrand.train.runs import command, environment
 from integrand.train.studies.claims import claimed
-from integrand.train.studies.plan import Cell, Plan, Record, Rung, due
+from integrand.train.studies.plan import Cell, Plan, Record, Rung, due, seeds, spread
+from integrand.train.studies.statistics import min_detectable_effect, scipy
 from integrand.train.tokens import TokenData, prepare
 
 WAIT_SECONDS = 15.0
 LOOKED_AT = 50_000_000
+SETTLED = ("rates", "tuning_seeds", "share", "widenings")  # once runs were made
 Tell = Callable[[str], None]
 
 
@@ -46,17 +49,22 @@ def run_study(
     or many, run the same command on the same folder. `at_most` runs are trained here.
     """
     out_dir = Path(out_dir)
-    records = read_records(out_dir)
-    _keep_plan(plan, out_dir)
+    scipy("stats")  # missing, it would be missed after the first runs
+    check_folder(plan, out_dir)
     for rung in plan.rungs:
         check_rung(plan, rung)
     tokens = prepare(plan.rungs[0].config.data, cache_dir)
-    trained = 0
-    while at_most is None or trained < at_most:
+    _same_data(tokens, read_records(out_dir), out_dir)
+    if not quiet:
+        _tell_passes(plan, tokens)
+    trained, waiting = 0, False
+    while True:
         records = read_records(out_dir)
         cells = due(plan, records)
-        if not cells:
-            break
+        _keep_plan(plan, out_dir, records, cells)
+        _sweep(out_dir, records)
+        if not cells or (at_most is not None and trained >= at_most):
+            return records
         for cell in cells:
             with claimed(out_dir / "claims", cell.id) as ours:
                 if not ours or (out_dir / "records" / f"{cell.id}.json").exists():
@@ -65,11 +73,16 @@ def run_study(
                     _tell(_outlook(cell, cells, records))
                 _run(plan, cell, out_dir, tokens, quiet)
                 trained += 1
+            waiting = False
+            if not quiet:
+                _tell_spread(plan, cell.rung, records, read_records(out_dir))
             break
         else:
             # all that is due runs elsewhere; what follows from it is not known yet
+            if not waiting and not quiet:
+                _tell(f"waiting for {len(cells)} runs of other processes")
+            waiting = True
             time.sleep(WAIT_SECONDS)
-    return records
 
 
 def read_records(out_dir: Path) -> list[Record]:
@@ -108,18 +121,19 @@ def time_rung(
 
     One step of each variant per round, so that a machine that slows down slows all of them; the
     ratio of a variant is the median over rounds of its step by the baseline's in the same round.
-    Ablations are left out. Run it on a machine that does nothing else.
+    Ablations are left out. Run it on a machine that does nothing else, of the runs' own kind.
     """
+    scipy("stats")
     variants = [v for v in rung.variants if not v.like]
-    steps: list[Callable[[], Any]] = []
     tokens = prepare(rung.config.data)
     batches = Batches(Windows(tokens.train, rung.config.context), rung.config.batch_size, 0)
-    batch = batches.at(0)
+    _, device = join(rung.config)
+    batch = batches.at(0).to(device)
+    steps: list[Callable[[], Any]] = []
     for variant in variants:
         config = Cell(rung, variant, "main", 1e-4, 0).config(plan.share)
-        model = build(config, chosen(config, plan.activations.get(variant.activation)))
-        loss = compiled_loss() if config.compile else summed_loss
-        steps.append(_step(model, config, batch, loss))
+        act = chosen(config, plan.activations.get(variant.activation))
+        steps.append(_step(build(config, act).to(device), config, batch, tokens.separator))
     for step in steps:
         step(), step(), step()
     seconds: list[list[float]] = []
@@ -136,7 +150,7 @@ def time_rung(
         "variants": {v.name: _timed([row[i] for row in seconds], [row[0] for row in seconds])
                      for i, v in enumerate(variants)},
         "rounds": rounds,
-        "environment": environment(torch.device("cpu")),
+        "environment": environment(device),
     }  # fmt: skip
     folder = Path(out_dir) / "timing"
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,17 +158,20 @@ def time_rung(
     return result
 
 
-def _step(model: Any, config: Any, batch: Any, loss: Any) -> Callable[[], Any]:
+def _step(model: Any, config: TrainConfig, batch: Any, separator: int) -> Callable[[], float]:
+    """One update; reading the loss waits for the device."""
     optimizers = make_optimizers(config, model)
-    return lambda: one_step(model, optimizers, batch, config, nullcontext(), loss)
+    loss = compiled_loss() if config.compile else summed_loss
+    cast = autocast(config, batch.device)
+    return lambda: float(
+        one_step(model, optimizers, batch, config, cast, loss, separator=separator)[0]
+    )
 
 
 def _timed(own: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
-    from scipy.stats import binom
-
     ratios = sorted(a / b for a, b in zip(own, base, strict=True))
     # the interval of a median by order statistics: no assumption about the noise
-    low = int(binom.ppf(0.025, len(ratios), 0.5))
+    low = max(0, int(scipy("stats").binom.ppf(0.025, len(ratios), 0.5)) - 1)
     return {
         "step_s": statistics.median(own),
         "ratio": statistics.median(ratios),
@@ -175,6 +192,7 @@ def _run(plan: Plan, cell: Cell, out_dir: Path, tokens: TokenData, quiet: bool) 
     )
     (out_dir / "records").mkdir(exist_ok=True)
     here = {
+        "id": cell.id,
         "rung": cell.rung.name,
         "variant": cell.variant.name,
         "arm": cell.arm,
@@ -185,13 +203,88 @@ def _run(plan: Plan, cell: Cell, out_dir: Path, tokens: TokenData, quiet: bool) 
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _keep_plan(plan: Plan, out_dir: Path) -> None:
-    """study.json: the plan; a folder holds the runs of one study only."""
-    out_dir.mkdir(parents=True, exist_ok=True)
+def check_folder(plan: Plan, out_dir: Path) -> None:
+    """Raises unless out_dir is new or holds this study: its sizes may grow, not change.
+
+    Numbers of seeds, the difference to resolve and further sizes or variants may differ.
+    """
     path = out_dir / "study.json"
-    if path.exists() and (known := read_json(path))["name"] != plan.name:
-        raise Error(f"{out_dir} holds the study '{known['name']}'; choose another folder")
-    write_json(path, {**plan.to_dict(), "command": command()})
+    if not path.exists():
+        return
+    try:
+        known = read_json(path)
+        theirs = {r["name"]: r for r in known["rungs"]}
+        configs = {n: TrainConfig.from_dict(r["config"]).to_dict() for n, r in theirs.items()}
+        same = {key: known[key] for key in ("name", *SETTLED)}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} must be the plan of a study, got {error!r}; remove it") from None
+    ours = plan.to_dict()
+    if ours["name"] != same["name"]:
+        raise Error(f"{out_dir} holds the study '{same['name']}'; choose another folder")
+    changed = [key for key in SETTLED if json.dumps(ours[key]) != json.dumps(same[key])]
+    for rung in ours["rungs"]:
+        if rung["name"] in theirs:
+            there = theirs[rung["name"]]
+            changed += [f"{key} of {rung['name']}" for key in ("tuned", "short")
+                        if rung[key] != there[key]]  # fmt: skip
+            changed += [f"{key} of {rung['name']}" for key, value in rung["config"].items()
+                        if value != configs[rung["name"]][key]]  # fmt: skip
+    if changed:
+        raise Error(
+            f"{out_dir} holds this study with another {changed[0]}; choose another folder, or run "
+            f"its own command: {known.get('command', '')}"
+        )
+
+
+def _same_data(tokens: TokenData, records: Sequence[Record], out_dir: Path) -> None:
+    if other := [r for r in records if r["data_sha256"] != tokens.sha256]:
+        raise Error(
+            f"the runs in {out_dir} saw other text ({other[0]['data_sha256'][:12]}, now "
+            f"{tokens.sha256[:12]}); choose another folder"
+        )
+
+
+def _keep_plan(plan: Plan, out_dir: Path, records: Sequence[Record], cells: list[Cell]) -> None:
+    """study.json: the plan with the seeds that each size has come to, and all planned runs."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    kept = plan.to_dict()
+    for rung, entry in zip(plan.rungs, kept["rungs"], strict=True):
+        entry["seeds"] = seeds(plan, rung, records)
+    counts = Counter(r["arm"] for r in records) + Counter(c.arm for c in cells)
+    kept["planned"] = {arm: counts[arm] for arm in ("tune", "short")}
+    write_json(out_dir / "study.json", {**kept, "command": command()})
+
+
+def _sweep(out_dir: Path, records: Sequence[Record]) -> None:
+    """Remove what a kill between a record and its cleaning has left."""
+    for record in records:
+        if "id" in record:
+            shutil.rmtree(out_dir / "work" / record["id"], ignore_errors=True)
+
+
+def _tell_passes(plan: Plan, tokens: TokenData) -> None:
+    there = sum(map(len, tokens.train))
+    for rung in plan.rungs:
+        passes = _tokens_of(rung.config) / there
+        if passes > 1:
+            _tell(f"{rung.name}: {passes:.1f} passes over {there:,} tokens; more text is better")
+
+
+def _tell_spread(plan: Plan, rung: Rung, before: Sequence[Record], after: Sequence[Record]) -> None:
+    """Once, when the first seeds of a size are all there: what they say about the next ones."""
+    sd = spread(plan, rung, after)
+    if sd is None or spread(plan, rung, before) is not None:
+        return
+    effect = min_detectable_effect(sd, plan.seeds_at_least)
+    _tell(
+        f"{rung.name}: differences within seeds have a standard deviation of up to {sd:.4f} nats; "
+        f"{plan.seeds_at_least} seeds show {effect:.4f} with a chance of 80 %; going on to "
+        f"{seeds(plan, rung, after)} for {plan.resolve:g}"
+    )
+
+
+def _tokens_of(config: TrainConfig) -> int:
+    return config.steps * config.batch_size * config.context
 
 
 def _outlook(cell: Cell, cells: Sequence[Cell], records: Sequence[Record]) -> str:
@@ -201,8 +294,7 @@ def _outlook(cell: Cell, cells: Sequence[Cell], records: Sequence[Record]) -> st
         speed[record["rung"]] = record["tokens"] / record["wall_s"]
     left = 0.0
     for c in cells:
-        config = c.rung.config
-        tokens = config.steps * config.batch_size * config.context
+        tokens = _tokens_of(c.rung.config)
         if c.rung.name in speed:
             left += tokens * (1.0 if c.arm == "main" else 0.5) / speed[c.rung.name]
     unknown = "" if all(c.rung.name in speed for c in cells) else " and larger sizes"
