@@ -89,7 +89,7 @@ def _planted(
         "rungs": [{"name": n} for n in names],
         "variants": [{"name": v, "activation": activations[v]} for v in effects],
         "seeds": list(range(seeds)),
-        "resolve": 0.02,
+        "resolve": 0.03,
         "planned": {"tune": 6 * len(effects) * rungs, "short": seeds * len(effects) * rungs},
         "command": "integrand study planted",
     }

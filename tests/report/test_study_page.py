@@ -102,6 +102,15 @@ def test_a_study_that_has_barely_begun_has_a_page(planted_study, tmp_path):
     assert write_report(tmp_path).read_bytes() == (folder / "report.html").read_bytes()
 
 
+def test_a_study_that_cannot_resolve_the_effect_says_so(summary):
+    summary["resolve"] = 1e-4
+    summary["rungs"][0]["seeds_needed"] = 1000
+    summary["variants"][0]["diverged"] = [2]
+    said = " ".join(headline(summary))
+    assert "It cannot resolve 0.0001 nats at 0.2M: that takes 1,000 seeds or more." in said
+    assert "Diverged: SwiGLU at 0.2M, seed 2." in said
+
+
 def test_without_a_pair_the_headline_says_so(summary):
     for row in summary["comparisons"]:
         row["difference"] = None

@@ -92,6 +92,17 @@ def test_no_rate_is_known_before_the_sweep_is_whole(plan: Plan) -> None:
     assert {c.variant.name for c in due(plan, records) if c.arm == "main"} == {"A"}
 
 
+def test_a_variant_whose_every_rate_diverges_leaves_the_others_alone(plan: Plan) -> None:
+    records: list[Any] = []
+    while cells := due(plan, records):
+        lost = cells[0].variant is B
+        row = result(cells[0], 3.0 + cells[0].lr)
+        records.append({**row, "loss": None, "diverged": 7} if lost else row)
+    swept = {r["lr"] for r in records if (r["variant"], r["arm"]) == ("B", "tune")}
+    assert min(swept) == 1e-2 / 4  # lower rates were tried
+    assert {r["variant"] for r in records if r["arm"] == "main"} == {"A"}
+
+
 def test_a_diverged_rate_is_never_chosen(plan: Plan) -> None:
     records = []
     for cell in due(plan, []):
@@ -127,7 +138,18 @@ def test_a_short_run_keeps_the_shape_of_the_schedule(config: TrainConfig) -> Non
 def test_a_plan_that_cannot_be_followed_is_refused(plan: Plan) -> None:
     with pytest.raises(Error, match="ascend"):
         dataclasses.replace(plan, rates=(2e-2, 1e-2))
+    with pytest.raises(Error, match="resolve must be above 0"):
+        dataclasses.replace(plan, resolve=float("nan"))
+    with pytest.raises(Error, match="sizes with distinct names"):
+        dataclasses.replace(plan, rungs=plan.rungs[:1] * 2)
+    small, large = plan.rungs
+    with pytest.raises(Error, match="'C' at large has no rate"):
+        other = dataclasses.replace(A, name="C")
+        dataclasses.replace(plan, rungs=(small, dataclasses.replace(large, variants=(A, other))))
+    with pytest.raises(Error, match="names that differ in letters"):
+        same = dataclasses.replace(A, name="a")
+        dataclasses.replace(plan, rungs=(dataclasses.replace(small, variants=(A, same)),))
     with pytest.raises(Error, match="two or more seeds"):
         dataclasses.replace(plan, seeds_at_least=1)
-    with pytest.raises(Error, match="like 'B', which is not in it"):
+    with pytest.raises(Error, match="like 'B', which is not a tuned one"):
         dataclasses.replace(plan, rungs=(dataclasses.replace(plan.rungs[0], variants=(A, C)),))

@@ -167,6 +167,14 @@ def test_runs_that_cannot_be_compared_are_refused(planted_study, tmp_path, chang
         summarise(folder)
 
 
+def test_survivors_of_divergence_win_nothing(planted_study, tmp_path):
+    folder = planted_study(tmp_path / "s", rungs=1, effects={"SwiGLU": 0.0, "xIELU": -0.5})
+    edit(folder / "records" / "0.2M-xIELU-main-3-0.003.json", loss=None, diverged=40)
+    (row,) = rows(summarise(folder), b="xIELU", at="tokens")
+    assert row["difference"] < -0.4 and row["n"] == 4
+    assert (row["verdict"], row["diverged"]) == ("cannot tell", {"xIELU": [3]})
+
+
 def test_unequal_parameters_fail_their_check(planted_study, tmp_path):
     folder = planted_study(tmp_path / "s", rungs=1)
     edit(folder / "records" / "0.2M-xIELU-main-0-0.003.json", parameters=201_000)

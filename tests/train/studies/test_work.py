@@ -105,6 +105,41 @@ def test_unequal_sides_are_refused(plan: Plan) -> None:
         check_rung(plan, rung)
 
 
+def test_a_folder_keeps_its_study_and_takes_more_of_it(
+    plan: Plan, tmp_path: Path, cache: Path, corpus: Path
+) -> None:
+    run_study(plan, tmp_path, cache_dir=cache, at_most=1, quiet=True)
+    kept = (tmp_path / "study.json").read_text()
+    (rung,) = plan.rungs
+
+    def changed(**fields) -> Plan:
+        config = dataclasses.replace(rung.config, **fields)
+        return dataclasses.replace(plan, rungs=(dataclasses.replace(rung, config=config),))
+
+    other = dataclasses.replace(rung.config.data, source="elsewhere")
+    for refused, said in (
+        (changed(steps=12, decay_steps=3), "^steps of toy must stay"),
+        (changed(data=other), "data of toy must stay"),
+        (dataclasses.replace(plan, share=0.25), "share must stay"),
+        (
+            dataclasses.replace(plan, rungs=(dataclasses.replace(rung, short=False),)),
+            "short of toy must stay",
+        ),
+    ):
+        with pytest.raises(Error, match=said):
+            run_study(refused, tmp_path, cache_dir=cache, quiet=True)
+    assert (tmp_path / "study.json").read_text() == kept
+    more = dataclasses.replace(plan, seeds_at_least=3, seeds_at_most=4, resolve=0.5)
+    assert len(run_study(more, tmp_path, cache_dir=cache, at_most=1, quiet=True)) == 2
+    text = corpus.read_text()
+    try:
+        corpus.write_text(text + "<|endoftext|>another document")
+        with pytest.raises(Error, match="saw other text"):
+            run_study(plan, tmp_path, cache_dir=cache, quiet=True)
+    finally:
+        corpus.write_text(text)
+
+
 def test_a_folder_holds_one_study(plan: Plan, tmp_path: Path, cache: Path) -> None:
     run_study(plan, tmp_path, cache_dir=cache, at_most=1, quiet=True)
     with pytest.raises(Error, match="holds the study 'toy'"):
