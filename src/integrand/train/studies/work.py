@@ -231,8 +231,8 @@ def check_folder(plan: Plan, out_dir: Path) -> None:
                         if value != configs[rung["name"]][key]]  # fmt: skip
     if changed:
         raise Error(
-            f"{changed[0]} must stay as in the study that {out_dir} holds; choose another folder, or "
-            f"run its own command: {known.get('command', '')}"
+            f"{changed[0]} must stay as in the study that {out_dir} holds; choose another folder, "
+            f"or run its own command: {known.get('command', '')}"
         )
 
 
