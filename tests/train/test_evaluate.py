@@ -65,4 +65,4 @@ def test_ranks_share_the_rows_and_call_the_model_equally_often(
     assert size + size_2 == int(rows[:, 1:].sum())
     assert nats + nats_2 == pytest.approx(count * 10 * math.log(8), rel=1e-5)
     assert len(sizes[0]) == len(sizes[1]) == -(-count // 4)
-    assert max(sizes[0] + sizes[1]) == 2
+    assert set(sizes[0] + sizes[1]) <= {1, 2}
