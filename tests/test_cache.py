@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -118,3 +119,19 @@ def test_twenty_processes_compile_once_and_a_corrupted_kernel_is_rebuilt(
     library.write_bytes(library.read_bytes()[:5000])
     subprocess.run([*command, "2"], check=True)
     assert count.read_bytes() == b"xx"
+
+
+def test_a_file_system_without_locks_is_told_from_a_lock_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    lock = tmp_path / "lock"
+    with cache.locked_file(lock, 0.0) as held, cache.locked_file(lock, 0.0) as again:
+        assert (held, again) == (True, False)
+
+    def refuse(*given: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with cache.locked_file(lock, 60.0) as held:
+        assert held is None

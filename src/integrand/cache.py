@@ -117,29 +117,34 @@ def locked(key: str, timeout: float = 60.0) -> Iterator[bool]:
     Whoever gets False may go on: writing is atomic, so the worst is work done twice.
     """
     with locked_file(path(f"{key}.lock"), timeout) as held:
-        yield held
+        yield bool(held)
 
 
 @contextlib.contextmanager
-def locked_file(lock: Path, timeout: float) -> Iterator[bool]:
-    """Hold a file's lock between processes; False if it could not be had within `timeout` s."""
+def locked_file(lock: Path, timeout: float) -> Iterator[bool | None]:
+    """Hold a file's lock between processes; False if it could not be had within `timeout` s.
+
+    None where files cannot be locked.
+    """
     with lock.open("ab") as file:
         held = _acquire(file.fileno(), timeout)
         # closing the file releases the lock, also when the process dies
         yield held
 
 
-def _acquire(descriptor: int, timeout: float) -> bool:
+def _acquire(descriptor: int, timeout: float) -> bool | None:
     try:
         import fcntl
     except ImportError:
-        return False
+        return None
     end = time.monotonic() + timeout
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() > end:
                 return False
             time.sleep(0.02)
+        except OSError:  # some network file systems have no locks
+            return None

@@ -1,7 +1,9 @@
 import dataclasses
 import json
 import logging
+import math
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,23 @@ def test_a_spike_is_a_row_and_a_warning_and_a_resumed_run_knows(
     assert (row["reason"], row["step"], row["loss"]) == ("spike", 99, 9.0)
     (told,) = caplog.records
     assert told.message.startswith("here: loss 9 at step 99 is a spike")
+
+
+def test_of_many_ranks_one_speaks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    act = derive(Spec(name="scaled", gradient="a*x", params={"a": Param(9.5)}, source="test"))
+    for speaks in (False, True):
+        model = act.module()
+        alarms = Alarms(model, "here", speaks)
+        for parameter in model.parameters():
+            parameter.data.fill_(1e3)
+        with MetricsLog(tmp_path / "metrics.jsonl", -1) as metrics:
+            for step, loss in enumerate(noise(100)):
+                alarms.spike(metrics, step, loss)
+            alarms.spike(metrics, 100, 9.0)
+            alarms.growth(metrics, 100)
+            assert alarms.diverged(metrics, 101, float("nan"), 1.0)
+        assert [row["reason"] for row in alarms_of(tmp_path)] == ["spike", "growth", "diverged"]
+        assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 3 * speaks
 
 
 @pytest.fixture
@@ -135,6 +154,66 @@ def test_a_run_that_diverges_is_a_result(
     json.loads((tmp_path / "record.json").read_text(), parse_constant=refuse)
     # finished: the same command gives the same record
     assert train(blown, tmp_path, tokens=tokens, quiet=True) == record
+
+
+@pytest.fixture
+def lost(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """A run whose loss is NaN from step 7 on; it has a checkpoint of step 5."""
+    one_step, done = loop.one_step, []
+
+    def step(*given: Any) -> Any:
+        done.append(given)
+        loss, *rest = one_step(*given)
+        return (loss * math.nan if len(done) >= 7 else loss, *rest)
+
+    monkeypatch.setattr(loop, "one_step", step)
+    return dataclasses.replace(config, log_every=100)
+
+
+def saved(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "checkpoints").iterdir()]
+
+
+def test_the_last_good_checkpoint_outlives_a_divergence(
+    lost: TrainConfig, tokens: TokenData, tmp_path: Path
+) -> None:
+    # seen at the next step that is looked at
+    assert train(lost, tmp_path, tokens=tokens, quiet=True)["diverged"] == 10
+    assert saved(tmp_path) == ["step-00000005"]
+
+
+def test_a_stop_saves_no_lost_weights(lost: TrainConfig, tokens: TokenData, tmp_path: Path) -> None:
+    def interrupt(step: int, loss: float) -> None:
+        if step == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    record = train(lost, tmp_path, tokens=tokens, quiet=True, on_step=interrupt)
+    assert record["diverged"] == 8
+    assert saved(tmp_path) == ["step-00000005"]
+
+
+@pytest.mark.parametrize("step", [10, 20])
+def test_a_held_out_loss_that_is_not_finite_is_a_divergence(
+    config: TrainConfig,
+    tokens: TokenData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    evaluate, done = loop.evaluate, []
+
+    def spy(*given: Any) -> tuple[float, float]:
+        done.append(given)
+        # before the first step and after every fifth
+        return (math.nan, math.nan) if 5 * (len(done) - 1) == step else evaluate(*given)
+
+    monkeypatch.setattr(loop, "evaluate", spy)
+    record = train(config, tmp_path, tokens=tokens, quiet=True)
+    assert record["diverged"] == step
+    assert record["loss"] is record["bits_per_byte"] is record["outliers"] is None
+    assert not (tmp_path / "model.safetensors").exists()
+    assert [at for at, *_ in record["held_out"]] == list(range(0, step, 5))
+    assert alarms_of(tmp_path)[-1]["reason"] == "diverged"
 
 
 def test_one_diverged_variant_leaves_the_others_compared(

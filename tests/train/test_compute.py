@@ -70,6 +70,19 @@ def test_rates_are_of_the_timed_steps_alone(config: TrainConfig) -> None:
     assert compute.cost(config, torch.device("cpu"), Progress(step=1))["mfu"] is None
 
 
+def test_the_peak_is_that_of_the_ranks_of_the_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # whatever other processes are there
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
+    device, progress = torch.device("cpu"), Progress(step=2, timed_steps=1, train_seconds=1.0)
+    one, two = (compute.cost(config, device, progress, count) for count in (1, 2))
+    assert one["peak_flops"] == compute.peak_flops(device)[0]
+    assert two["peak_flops"] == 2 * one["peak_flops"]
+    assert two["mfu"] == one["mfu"] / 2
+
+
 def test_the_shape_alone_decides_and_nothing_is_allocated() -> None:
     # Apertus 8B: 6 * 7.5e9 weights outside the embedding, and attention
     shape = DecoderConfig(

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 from typing import Any
 
 import pytest
@@ -16,7 +17,20 @@ from integrand.train.recipes import demo
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"warmup_steps": 15, "decay_steps": 10}, "must fit into steps"),
-        ({"decay_steps": -1}, "must not be negative"),
+        ({"decay_steps": -1}, "decay_steps must be 0 or above"),
+        ({"lr": 0.0}, "lr must be above 0 and finite"),
+        ({"lr": float("inf")}, "lr must be above 0 and finite"),
+        ({"lr": float("nan")}, "lr must be above 0 and finite"),
+        ({"clip_norm": 0.0}, "clip_norm must be above 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or above"),
+        ({"activation_weight_decay": -0.1}, "activation_weight_decay must be 0 or above"),
+        ({"lr_first": 1.5}, "lr_first must be between 0 and 1"),
+        ({"lr_last": -0.5}, "lr_last must be between 0 and 1"),
+        ({"betas": (0.9, 1.0)}, "betas must be at least 0 and below 1"),
+        ({"adam_eps": 0.0}, "adam_eps must be above 0"),
+        ({"device": "gpu0"}, "device must be auto or one that torch knows"),
+        # a row of context 16 has 17 tokens
+        ({"goldfish_k": 2, "goldfish_context": 18}, "goldfish_context must fit"),
     ],
 )
 def test_impossible_runs_are_refused(
@@ -24,6 +38,19 @@ def test_impossible_runs_are_refused(
 ) -> None:
     with pytest.raises(Error, match=words):
         dataclasses.replace(config, **change)
+
+
+def test_what_can_just_be_is_taken(config: TrainConfig) -> None:
+    dataclasses.replace(config, goldfish_k=2, goldfish_context=17, lr_first=1.0, betas=(0.0, 0.99))
+    dataclasses.replace(config, goldfish_context=50, clip_norm=math.inf, weight_decay=0.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["vocab_size", "d_model", "d_hidden", "layers", "heads", "kv_heads"]
+)
+def test_a_decoder_has_one_of_everything(config: TrainConfig, name: str) -> None:
+    with pytest.raises(Error, match=f"{name} must be at least 1, got 0"):
+        dataclasses.replace(config.model, **{name: 0})
 
 
 def test_every_token_needs_an_embedding(config: TrainConfig) -> None:

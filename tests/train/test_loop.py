@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from integrand.activation import activation as from_catalogue
-from integrand.errors import DataError
+from integrand.errors import DataError, Error
+from integrand.train import loop
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_metrics
-from integrand.train.loop import set_rate, train
+from integrand.train.loop import compiled_loss, set_rate, train
 from integrand.train.runs import load_run
 from integrand.train.schedule import wsd
 from integrand.train.tokens import TokenData
@@ -169,8 +170,8 @@ def test_a_killed_process_leaves_a_run_that_goes_on_with_the_same_bits(
     assert done.returncode == -number, done.stderr.decode()
     steps: list[int] = []
     train(config, folder, tokens=tokens, quiet=True, on_step=lambda step, _: steps.append(step))
-    # ctrl-c ends the step in hand and saves it; a kill falls back to the last checkpoint
-    assert steps[0] == (13 if number == signal.SIGINT else 11)
+    # ctrl-c, here between two steps, ends the next and saves it; a kill falls back to a checkpoint
+    assert steps[0] == (14 if number == signal.SIGINT else 11)
     for kind in ("train", "held_out", "activation"):
         assert rows(folder, kind) == rows(expected, kind)
 
@@ -248,3 +249,72 @@ def test_progress_goes_to_stderr(
     assert out == ""
     assert err.startswith("here: step 2/2, loss ")
     assert err.endswith(" 0:00 left\n")
+
+
+def test_held_out_text_takes_no_more_memory_than_a_step(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_at_once: list[int] = []
+
+    def spy(model: Any, rows: Any, lengths: Any, at_once: int, *more: Any) -> tuple[float, float]:
+        rows_at_once.append(at_once)
+        return 1.0, 1.0
+
+    monkeypatch.setattr(loop, "evaluate", spy)
+    short = dataclasses.replace(
+        config, accumulate=2, steps=1, warmup_steps=0, decay_steps=0, mask_documents=True
+    )
+    record = train(short, tmp_path, tokens=tokens, quiet=True)
+    assert rows_at_once == [2, 2]
+    # eight held-out rows, of which outliers are measured in the same portions
+    assert record["outliers"]["elements"] == [8 * 16 * 24] * 2
+
+
+def test_each_shape_is_compiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_sizes: list[bool] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        open_sizes.append(any(isinstance(each, torch.SymInt) for each in inputs))
+        return graph.forward
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **given: compiler(f, backend=backend, **given))
+    loss = compiled_loss()
+    model = torch.nn.Embedding(7, 7)
+    for width in (5, 6, 8):
+        tokens = torch.arange(2 * width).view(2, width) % 7
+        assert loss(model, tokens, tokens) == loop.summed_loss(model, tokens, tokens)
+    assert open_sizes == [False] * 3
+
+
+def test_a_folder_has_one_run_at_a_time(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path
+) -> None:
+    short = dataclasses.replace(config, steps=2, warmup_steps=0, decay_steps=0)
+    refused: list[int] = []
+
+    def again(step: int, loss: float) -> None:
+        with pytest.raises(Error, match="one process at a time trains in a folder"):
+            train(short, tmp_path, tokens=tokens, quiet=True)
+        refused.append(step)
+
+    record = train(short, tmp_path, tokens=tokens, quiet=True, on_step=again)
+    assert refused == [1, 2]
+    assert train(short, tmp_path, tokens=tokens, quiet=True) == record
+
+
+def test_tokens_are_there_before_ranks_wait_for_each_other(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    join = loop.join
+    monkeypatch.setattr(loop, "prepare", lambda *given: calls.append("prepare") or tokens)
+    monkeypatch.setattr(loop, "join", lambda config: calls.append("join") or join(config))
+    short = dataclasses.replace(config, steps=1, warmup_steps=0, decay_steps=0)
+    train(short, tmp_path, quiet=True)
+    assert calls == ["prepare", "join"]
+    # and what cannot become a run is refused before that
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Error, match="pass --parallel ddp or fsdp"):
+        train(short, tmp_path / "two", quiet=True)
+    assert calls == ["prepare", "join"]

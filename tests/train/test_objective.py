@@ -62,7 +62,7 @@ def step(config: TrainConfig, batch: Tensor, separator: int | None) -> tuple[Ten
     """Loss and gradient norm of one step on fresh weights."""
     model = build(config, activation("xielu"))
     optimizers = make_optimizers(config, model)
-    return one_step(model, optimizers, batch, config, nullcontext(), separator=separator)
+    return one_step(model, optimizers, batch, config, nullcontext(), separator=separator)[:2]
 
 
 @pytest.fixture
@@ -125,3 +125,22 @@ def test_a_run_has_the_separator_of_its_tokens(
     row = next(row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train")
     batch = Batches(Windows(tokens.train, config.context), config.batch_size, config.seed).at(0)
     assert row["loss"] == float(step(config, batch, tokens.separator)[0])
+
+
+def test_the_share_of_labels_left_out_is_recorded_also_across_a_stop(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path
+) -> None:
+    config = changed(
+        config, mask_documents=True, goldfish_k=3, goldfish_context=2, log_every=5, steps=12
+    )
+
+    def stop(step: int, loss: float) -> None:
+        if step == 7:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(config, tmp_path, tokens=tokens, quiet=True, on_step=stop)
+    record = train(config, tmp_path, tokens=tokens, quiet=True)
+    batches = Batches(Windows(tokens.train, config.context), config.batch_size, config.seed)
+    labels = torch.cat([objective(batches.at(i), config, tokens.separator)[0] for i in range(12)])
+    assert record["left_out"] == float((labels == -100).double().mean()) > 0.2

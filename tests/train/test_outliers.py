@@ -53,8 +53,12 @@ def test_one_number_per_layer_of_the_hidden_activation(config: TrainConfig, gate
     shape = dataclasses.replace(config.model, gated=gated)
     model = build(dataclasses.replace(config, model=shape), activation("silu"))
     tokens = torch.arange(64).view(4, 16)
-    found = outliers(model, tokens)
-    assert set(found) == {"kurtosis", "max", "max_over_rms", "fp8_error", "mxfp8_error"}
+    # two portions are measured as one
+    found = outliers(model, [(tokens[:3],), (tokens[3:],)])
+    assert set(found) == {
+        "kurtosis", "max", "max_over_rms", "fp8_error", "mxfp8_error", "elements"
+    }  # fmt: skip
+    assert found["elements"] == [64 * shape.d_hidden] * shape.layers
     assert all(len(values) == shape.layers for values in found.values())
     seen = []
     hook = model.model.layers[1].mlp.down_proj.register_forward_pre_hook(
@@ -82,3 +86,24 @@ def test_one_outlier_costs_fp8_what_blocks_do_not() -> None:
     rest = slice(1, None)
     errors = {q: float((q(x) - x)[rest].norm() / x[rest].norm()) for q in (fp8, mxfp8)}
     assert errors[mxfp8] < 0.04 < 0.5 < errors[fp8]
+
+
+def test_the_model_reads_as_in_training(config: TrainConfig) -> None:
+    """Under autocast and within documents, while what is measured is computed in fp32."""
+    model = build(config, activation("silu"))
+    tokens = torch.arange(64).view(4, 16)
+    documents = (torch.arange(16) // 5).expand(4, -1)
+    seen = []
+    hook = model.model.layers[1].mlp.down_proj.register_forward_pre_hook(
+        lambda module, given: seen.append(given[0].detach())
+    )
+    found = outliers(model, [(tokens, documents)], torch.autocast("cpu", torch.bfloat16))
+    hook.remove()
+    (h,) = seen
+    assert h.dtype == torch.bfloat16
+    assert found["max"][1] == float(h.abs().max())
+    assert found["max"] != outliers(model, [(tokens,)])["max"]
+    weight = model.model.layers[1].mlp.down_proj.weight.detach()
+    error, product = (x @ weight.T for x in (mxfp8(h) - h.float(), h.float()))
+    # bf16 products would differ by 2^-9
+    assert found["mxfp8_error"][1] == pytest.approx(float(error.norm() / product.norm()), rel=1e-5)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from integrand.errors import Error
+from integrand.models.field_ranges import AT_LEAST_1, Ranges, check_ranges
 from integrand.nn.gated import MakesModule
 from integrand.nn.groups import activation_modules
 from integrand.nn.mlp import MLP, GatedMLP
@@ -53,6 +54,7 @@ class DecoderConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
+        check_ranges(self, RANGES)
         if self.d_model % self.heads or (self.d_model // self.heads) % 2:
             raise Error(
                 "d_model must be an even multiple of heads, got "
@@ -70,6 +72,9 @@ class DecoderConfig:
             )
 
 
+RANGES: Ranges = dict.fromkeys(
+    ("vocab_size", "d_model", "d_hidden", "layers", "heads", "kv_heads"), AT_LEAST_1
+)
 NORM_NAMES = {
     "llama": ("input_layernorm", "post_attention_layernorm"),
     "apertus": ("attention_layernorm", "feedforward_layernorm"),

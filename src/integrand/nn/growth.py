@@ -80,7 +80,7 @@ class GrowthMonitor:
         watched = f"{len(self._start)} parameters, {len(self._warned)} warned of"
         return f"GrowthMonitor({watched}, factor={self.factor:g}{limits})"
 
-    def check(self, step: int | None = None) -> list[Growth]:
+    def check(self, step: int | None = None, level: int = logging.WARNING) -> list[Growth]:
         """The trainable parameters in order of depth, after warnings about new cases."""
         rows = self._rows(self._start)
         when = "" if step is None else f" at step {step}"
@@ -91,6 +91,7 @@ class GrowthMonitor:
                     f"{row.name} is {row.value:.4g}{when}, past its limit of {row.limit:.4g}"
                     f" (declared {row.initial:.4g}, {row.start:.4g} at the start); a lower rate or"
                     " a decay for activations slows it: ig.nn.parameter_groups",
+                    level,
                 )
         for name, raw in _raw(self.model):
             if raw.dtype in _HALF:
@@ -98,6 +99,7 @@ class GrowthMonitor:
                     f"{name} {raw.dtype}",
                     f"{name} is stored in {raw.dtype}: changes below {_lost(raw):.2g} are lost"
                     f"{when}; keep raw parameters in fp32",
+                    level,
                 )
         return rows
 
@@ -109,10 +111,10 @@ class GrowthMonitor:
         self._start = {**self._start, **state["start"]}
         self._warned = set(state["warned"])
 
-    def _warn(self, key: str, text: str) -> None:
+    def _warn(self, key: str, text: str, level: int) -> None:
         if key not in self._warned:
             self._warned.add(key)
-            _log.warning(text)
+            _log.log(level, text)
 
     def _rows(self, start: Mapping[str, float]) -> list[Growth]:
         found: list[tuple[str, str, float]] = []

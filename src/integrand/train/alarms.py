@@ -51,12 +51,16 @@ class Alarms:
     see GrowthMonitor) or "diverged" (loss or gradient norm not finite).
     """
 
-    def __init__(self, model: nn.Module, label: str) -> None:
-        """Before a checkpoint is restored: growth is told from the values at the start."""
+    def __init__(self, model: nn.Module, label: str, speaks: bool = True) -> None:
+        """Before a checkpoint is restored: growth is told from the values at the start.
+
+        Of many ranks one `speaks`; the others only decide alike.
+        """
         self._growth = GrowthMonitor(model) if activation_modules(model) else None
         self._spikes = Spikes()
         self._told: set[str] = set()
         self._label = label
+        self._level = logging.WARNING if speaks else logging.DEBUG
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """What the metrics of a stopped run already told."""
@@ -71,7 +75,8 @@ class Alarms:
     def spike(self, metrics: MetricsLog, step: int, loss: float) -> None:
         if (limit := self._spikes.add(loss)) is not None:
             metrics.add("alarm", step, reason="spike", loss=loss, limit=limit)
-            _log.warning(
+            _log.log(
+                self._level,
                 "%s: loss %.4g at step %d is a spike: above %.4g, six deviations over the median "
                 "of the last %d",
                 *(self._label, loss, step, limit, Spikes.WINDOW),
@@ -79,7 +84,7 @@ class Alarms:
 
     def growth(self, metrics: MetricsLog, step: int) -> None:
         """Once per parameter; where parameters are sharded every rank must call it."""
-        for row in self._growth.check(step) if self._growth is not None else ():
+        for row in self._growth.check(step, self._level) if self._growth is not None else ():
             if row.exceeded and row.name not in self._told:
                 self._told.add(row.name)
                 found = {"parameter": row.name, "value": row.value, "limit": row.limit}
@@ -90,7 +95,7 @@ class Alarms:
         if math.isfinite(loss) and math.isfinite(norm):
             return False
         metrics.add("alarm", step, reason="diverged", loss=str(loss), grad_norm=str(norm))
-        _log.warning("%s: %s", self._label, divergence(step))
+        _log.log(self._level, "%s: %s", self._label, divergence(step))
         return True
 
 

@@ -23,7 +23,7 @@ from integrand.train.files import read_json
 
 @dataclass(slots=True)
 class Progress:
-    """Steps done, the hash of the batches they saw, and the seconds they took.
+    """Steps done, the hash of the batches they saw, labels left out, and the seconds they took.
 
     `seconds` counts everything, `train_seconds` the training alone of `timed_steps` steps: all but
     the first of each process.
@@ -31,6 +31,7 @@ class Progress:
 
     step: int = 0
     batches_sha256: str = ""
+    left_out: int = 0
     seconds: float = 0.0
     timed_steps: int = 0
     train_seconds: float = 0.0

@@ -106,14 +106,15 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def cost(config: TrainConfig, device: torch.device, progress: Progress) -> dict[str, Any]:
+def cost(
+    config: TrainConfig, device: torch.device, progress: Progress, ranks: int = 1
+) -> dict[str, Any]:
     """The entries of a run's record about speed and memory.
 
     `train_s` is the time of `timed_steps` training steps, without evaluation and without the
     first step of each process, which may compile; `mfu` is flops_per_token * tokens_per_s over
-    the peak of all devices together. Rates are null where no step was timed.
+    the peak of the `ranks` devices together. Rates are null where no step was timed.
     """
-    ranks = torch.distributed.get_world_size() if _distributed() else 1
     tokens = progress.timed_steps * config.batch_size * config.context
     per_s = tokens / progress.train_seconds if tokens else None
     per_token = flops_per_token(config.model, config.context)
@@ -128,7 +129,3 @@ def cost(config: TrainConfig, device: torch.device, progress: Progress) -> dict[
         "mfu": per_s and per_s * per_token / (peak * ranks),
         "memory_bytes": peak_memory(device),
     }
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -3,12 +3,23 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from integrand.errors import Error
 from integrand.models.decoder import DecoderConfig, Llama3Rope
+from integrand.models.field_ranges import (
+    ABOVE_0,
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    SHARE,
+    Ranges,
+    check_ranges,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +84,7 @@ class TrainConfig:
     impl: str = "auto"  # of the activation
 
     def __post_init__(self) -> None:
-        for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise Error(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_ranges(self, RANGES)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise Error(
@@ -85,15 +94,21 @@ class TrainConfig:
             raise Error(
                 f"accumulate must divide batch_size, got {self.accumulate} and {self.batch_size}"
             )
-        if not 0 <= self.seed < 1 << 63:
-            raise Error(f"seed must be 0 or above, got {self.seed}")
-        if self.goldfish_k < 0 or self.goldfish_k == 1:
-            raise Error(f"goldfish_k must be 0 (off) or at least 2, got {self.goldfish_k}")
-        if self.warmup_steps < 0 or self.decay_steps < 0:
+        if self.goldfish_k == 1:
+            raise Error("goldfish_k must be 0 (off) or at least 2, got 1")
+        if self.goldfish_k and self.goldfish_context > self.context + 1:
             raise Error(
-                "warmup_steps and decay_steps must not be negative, "
-                f"got {self.warmup_steps} and {self.decay_steps}"
+                "goldfish_context must fit into the context + 1 tokens of a row, got "
+                f"{self.goldfish_context} for a context of {self.context}: no label would be left "
+                "out; shorten it"
             )
+        try:
+            torch.device("cpu" if self.device == "auto" else self.device)
+        except RuntimeError:
+            raise Error(
+                f"device must be auto or one that torch knows, such as cpu or cuda:0, got "
+                f"{self.device!r}"
+            ) from None
         decay = self.decay_steps if self.schedule == "wsd" else 0
         if self.warmup_steps + decay > self.steps:
             raise Error(
@@ -128,10 +143,26 @@ class TrainConfig:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-COUNTS = (
-    "steps", "batch_size", "accumulate", "context", "goldfish_context", "log_every", "eval_every",
-    "eval_sequences", "checkpoint_every",
-)  # fmt: skip
+RANGES: Ranges = {
+    **dict.fromkeys(
+        ("steps", "batch_size", "accumulate", "context", "goldfish_context", "log_every",
+         "eval_every", "eval_sequences", "checkpoint_every"),
+        AT_LEAST_1,
+    ),
+    **dict.fromkeys(
+        ("goldfish_k", "warmup_steps", "decay_steps", "ademamix_warmup_steps", "weight_decay",
+         "activation_weight_decay"),
+        NOT_NEGATIVE,
+    ),
+    "seed": ("0 or above, below 2^63", lambda seed: 0 <= seed < 1 << 63),
+    "lr": ("above 0 and finite", lambda rate: 0 < rate < math.inf),
+    "lr_first": SHARE,
+    "lr_last": SHARE,
+    "betas": ("at least 0 and below 1", lambda betas: all(0 <= beta < 1 for beta in betas)),
+    "ademamix_beta3": ("at least 0 and below 1", lambda beta: 0 <= beta < 1),
+    "adam_eps": ABOVE_0,
+    "clip_norm": ABOVE_0,
+}  # fmt: skip
 CHOICES = {
     "optimizer": ("adamw", "muon", "ademamix"),
     "schedule": ("wsd", "cosine"),

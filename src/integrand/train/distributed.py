@@ -2,7 +2,7 @@
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -40,6 +40,14 @@ class Ranks:
         """This rank's rows of (B, ...)."""
         return batch.chunk(self.count)[self.own]
 
+    def sums(self, values: Sequence[float], device: torch.device) -> Sequence[float]:
+        """The sum of each number over the ranks, in fp64."""
+        if self.count == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(total)
+        return total.tolist()
+
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over the ranks."""
         if self.count > 1:
@@ -49,9 +57,7 @@ class Ranks:
 
     def any(self, asked: bool, device: torch.device) -> bool:
         """Whether any rank was asked: the others may not have heard yet."""
-        return (
-            bool(self.mean(torch.tensor(float(asked), device=device))) if self.count > 1 else asked
-        )
+        return bool(self.sums([asked], device)[0])
 
     def wait(self) -> None:
         """Until all ranks are here."""
@@ -59,13 +65,15 @@ class Ranks:
             torch.distributed.barrier()
 
     def after_first(self, function: Callable[[], Result]) -> Result:
-        """function() on every rank, on the first before the others; its `Error` on all of them."""
+        """function() on every rank, on the first before the others, which fail where it fails."""
         box: list[Error | None] = [None]
         try:
             if self.first:
                 return function()
-        except Error as error:
-            box = [error]
+        except BaseException as error:
+            # any other may not survive the way
+            told = f"the first rank stopped with {type(error).__name__}: {error}; see what it said"
+            box = [error if isinstance(error, Error) else Error(told)]
             raise
         finally:
             if self.count > 1:
@@ -78,40 +86,57 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join(config: TrainConfig) -> tuple[Ranks, torch.device]:
-    """The ranks of this run and the device of this one.
-
-    `torchrun` describes the ranks; a process group that is there already is taken as it is.
+def check_ranks(config: TrainConfig) -> None:
+    """Whether the processes that are there can make this run.
 
     Raises:
-        Error: no torchrun and no process group, or a batch that the ranks cannot share evenly.
+        Error: no torchrun and no process group, ranks that nothing would make one run of, or a
+            batch that they cannot share evenly.
     """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.parallel == "none":
+        if count > 1:
+            raise Error(
+                f"one process makes a run with parallel='none', got {count} (WORLD_SIZE), each of "
+                "which would make it for itself; pass --parallel ddp or fsdp"
+            )
+        return
+    need_distributed()
+    if torch.distributed.is_initialized():
+        count = torch.distributed.get_world_size()
+    elif "RANK" not in os.environ:
+        raise Error(
+            f"parallel='{config.parallel}' needs a process for each rank, got one without any; "
+            "start it with torchrun --nproc-per-node N -m integrand ..."
+        )
+    if config.batch_size % (config.accumulate * count):
+        raise Error(
+            f"batch_size must be a multiple of accumulate times ranks, got {config.batch_size} for "
+            f"{config.accumulate} x {count}; change one of them"
+        )
+
+
+def join(config: TrainConfig) -> tuple[Ranks, torch.device]:
+    """The ranks of this run, which `check_ranks` allows, and the device of this one.
+
+    `torchrun` describes the ranks; a process group that is there already is taken as it is.
+    """
+    check_ranks(config)
     device = torch.device(config.device) if config.device != "auto" else _accelerator()
     if config.parallel == "none":
         return ALONE, device
-    need_distributed()
     if device.type != "cpu" and device.index is None:
         local = os.environ.get("LOCAL_RANK")
         index = torch.accelerator.current_device_index() if local is None else int(local)
         device = torch.device(device.type, index)
         torch.accelerator.set_device_index(index)
     if not torch.distributed.is_initialized():
-        if "RANK" not in os.environ:
-            raise Error(
-                f"parallel='{config.parallel}' needs a process for each rank, got one without any; "
-                "start it with torchrun --nproc-per-node N -m integrand ..."
-            )
         torch.distributed.init_process_group(
             torch.distributed.get_default_backend_for_device(device)
         )
         atexit.register(torch.distributed.destroy_process_group)
-    count = torch.distributed.get_world_size()
-    if config.batch_size % (config.accumulate * count):
-        raise Error(
-            f"batch_size must be a multiple of accumulate times ranks, got {config.batch_size} for "
-            f"{config.accumulate} x {count}; change one of them"
-        )
-    return Ranks(torch.distributed.get_rank(), count, config.parallel), device
+    own, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return Ranks(own, count, config.parallel), device
 
 
 def spread(model: Decoder, config: TrainConfig, device: torch.device) -> nn.Module:

@@ -2,8 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from integrand.cache import locked_file
+from integrand.errors import Error
 from integrand.models.decoder import Decoder
 from integrand.nn.gated import MakesModule
 from integrand.nn.groups import activation_modules
@@ -20,8 +22,8 @@ from integrand.train.alarms import Alarms
 from integrand.train.batches import Batches, Windows, running_hash
 from integrand.train.compute import cost, reset_memory
 from integrand.train.config import TrainConfig
-from integrand.train.distributed import ALONE, Ranks, join, spread, summing, whole
-from integrand.train.evaluate import evaluate, held_out_windows
+from integrand.train.distributed import ALONE, Ranks, check_ranks, join, spread, summing, whole
+from integrand.train.evaluate import evaluate, held_out_windows, reading
 from integrand.train.files import MetricsLog, read_metrics, write_json
 from integrand.train.objective import LEFT_OUT, objective
 from integrand.train.optimisers import make_optimizers
@@ -63,18 +65,59 @@ def train(
     the rows of metrics.jsonl go to the `sinks` as well (tensorboard, trackio, wandb).
     Files: run.json (the config), metrics.jsonl, model.safetensors, record.json. A run whose loss or
     gradient stops being finite ends there: its record has `diverged`, the step, and no loss, and
-    there are no weights.
+    there are no weights but those of the last checkpoint.
+
+    Raises:
+        Error: another process trains in out_dir, or the ranks that are there do not fit the config.
     """
     out_dir = Path(out_dir)
     activation = chosen(config, activation)
+    check_ranks(config)
+    # ranks that have joined wait for each other some minutes at most: this may take hours
+    tokens = tokens or prepare(config.data, cache_dir)
     ranks, device = join(config)
-    tokens = tokens or ranks.after_first(lambda: prepare(config.data, cache_dir))
-    finished = ranks.after_first(
-        # what the first rank has made anew is not for the others to clear again
-        lambda: open_run(config, activation, tokens, out_dir, resume or not ranks.first)
-    )
-    if finished is not None:
-        return finished
+    with claimed(out_dir, ranks):
+        finished = ranks.after_first(
+            # what the first rank has made anew is not for the others to clear again
+            lambda: open_run(config, activation, tokens, out_dir, resume or not ranks.first)
+        )
+        return finished or run(
+            *(config, out_dir, activation, tokens, ranks, device, label or config.activation),
+            *(steps_after, quiet or not ranks.first, on_step, sinks),
+        )
+
+
+@contextmanager
+def claimed(out_dir: Path, ranks: Ranks) -> Iterator[None]:
+    """Within: this run alone writes to its folder; where files cannot be locked that is hoped."""
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            out_dir.mkdir(parents=True, exist_ok=True)
+            if stack.enter_context(locked_file(out_dir / ".lock", 0.0)) is False:
+                raise Error(
+                    f"one process at a time trains in a folder, got {out_dir} while another one "
+                    "does; wait for it, stop it, or choose another folder"
+                )
+
+        ranks.after_first(lambda: claim() if ranks.first else None)
+        yield
+
+
+def run(
+    config: TrainConfig,
+    out_dir: Path,
+    activation: MakesModule,
+    tokens: TokenData,
+    ranks: Ranks,
+    device: torch.device,
+    label: str,
+    steps_after: int,
+    quiet: bool,
+    on_step: Callable[[int, float], None] | None,
+    sinks: Sequence[str],
+) -> dict[str, Any]:
+    """`train` in a folder that is ready for it."""
     cast = autocast(config, device)
     model = build(config, activation).to(device)
     spread_model = spread(model, config, device)
@@ -83,8 +126,9 @@ def train(
     batches = Batches(Windows(tokens.train, config.context), config.batch_size, config.seed)
     held_out = held_out_windows(Windows(tokens.held_out, config.context), config.eval_sequences)
     token_bytes = torch.from_numpy(tokens.token_bytes)
-    label, quiet = label or config.activation, quiet or not ranks.first
-    alarms = Alarms(model, label)
+    separator = tokens.separator if config.mask_documents else None
+    rows_at_once = config.batch_size // (config.accumulate * ranks.count)  # as in a training step
+    alarms = Alarms(model, label, speaks=ranks.first)
     progress = checkpoint.restore(out_dir / CHECKPOINTS, model, optimizers, ranks)
     line = ProgressLine(label, progress.step, config.steps, steps_after, quiet)
     reset_memory(device)
@@ -92,9 +136,11 @@ def train(
     at_step = norm_at_step = 0.0
     started = time.monotonic() - progress.seconds
 
-    def observe(metrics: MetricsLog, step: int) -> tuple[float, float]:
-        separator = tokens.separator if config.mask_documents else None
-        loss, bits = evaluate(model, held_out, token_bytes, config.batch_size, cast, separator)
+    def observe(metrics: MetricsLog, step: int) -> tuple[float, float] | None:
+        """(held-out loss, bits per byte); None where the loss is not finite."""
+        loss, bits = evaluate(model, held_out, token_bytes, rows_at_once, cast, separator, ranks)
+        if alarms.diverged(metrics, step, loss, norm_at_step):
+            return None
         metrics.add("held_out", step, loss=loss, bits_per_byte=bits)
         if values := activation_values(model):
             metrics.add("activation", step, values=values)
@@ -115,16 +161,18 @@ def train(
             step_started = time.monotonic()
             batch = batches.at(progress.step)
             rate = set_rate(optimizers, config, progress.step)
-            loss, norm = one_step(
+            loss, norm, left_out = one_step(
                 *(spread_model, optimizers, batch.to(device), config, cast, step_loss),
                 *(ranks, tokens.separator),
             )
+            progress.left_out += left_out
             progress.batches_sha256 = running_hash(progress.batches_sha256, batch)
             progress.step = step = progress.step + 1
             last = step == config.steps
             logged = step % config.log_every == 0 or last
             evaluated, saved = step % config.eval_every == 0, step % config.checkpoint_every == 0
-            if logged or evaluated or saved:
+            asked = ranks.any(interruption.asked, device)
+            if logged or evaluated or saved or asked:
                 # waits for the device, so that its work counts as training
                 at_step, norm_at_step = float(loss), float(norm)
                 if alarms.diverged(metrics, step, at_step, norm_at_step):
@@ -146,29 +194,36 @@ def train(
                 on_step(step, float(loss))
             if last:
                 break
-            if evaluated:
-                observe(metrics, step)
-            asked = ranks.any(interruption.asked, device)
+            if evaluated and observe(metrics, step) is None:
+                diverged = step
+                break
             # rows up to a checkpoint are written before it: a resumed run keeps exactly those
             if saved or asked:
                 checkpoint.save(out_dir / CHECKPOINTS, model, optimizers, progress, ranks)
             if asked:
                 raise KeyboardInterrupt(f"stopped after step {step}; the same command goes on")
-        held_out_loss, bits_per_byte = (None, None) if diverged else observe(metrics, config.steps)
+        measured = None if diverged else observe(metrics, config.steps)
+        if measured is None and not diverged:
+            diverged = config.steps
     if not diverged:
         checkpoint.save_model(out_dir / WEIGHTS, model, ranks)
     ranks.wait()  # the record takes from the metrics what the first rank has written
+    # enough rows for a stable figure, from all of the split
+    some = held_out[:: -(-len(held_out) // 64)].to(device).split(rows_at_once)
+    calls = (reading(rows, separator)[0] for rows in some)
     record = {
         **counts(config, model),
-        "loss": held_out_loss,
-        "bits_per_byte": bits_per_byte,
+        "loss": measured and measured[0],
+        "bits_per_byte": measured and measured[1],
         "diverged": diverged,
         **history(out_dir / METRICS),
         "activation_values": None if diverged else activation_values(model),
-        "outliers": None if diverged else outliers(model, held_out[:4, :-1].to(device)),
+        "outliers": None if diverged else outliers(model, calls, cast),
+        # share of the labels that the loss did not count
+        "left_out": progress.left_out / (progress.step * config.batch_size * config.context),
         "wall_s": round(progress.seconds, 3),
         "steps_per_s": round(progress.step / progress.seconds, 3),
-        **cost(config, device, progress),
+        **cost(config, device, progress, ranks.count),
         "batches_sha256": progress.batches_sha256,
         "data_sha256": tokens.sha256,
         "config_sha256": config.sha256(),
@@ -177,7 +232,8 @@ def train(
     }
     if ranks.first:
         write_json(out_dir / RECORD, record)
-        shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
+        if not diverged:  # the last good state of the others is all that is left of them
+            shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
     return record
 
 
@@ -224,8 +280,8 @@ def one_step(
     step_loss: Callable[..., Tensor] | None = None,
     ranks: Ranks = ALONE,
     separator: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One update on token ids (B, context + 1): (loss before it, norm of the gradient).
+) -> tuple[Tensor, Tensor, int]:
+    """One update on token ids (B, context + 1): (loss before it, gradient norm, labels left out).
 
     Each rank takes its rows of the batch; loss and norm are those of the whole on all of them.
     `separator` is the id that ends a document; None: each row is one.
@@ -233,9 +289,10 @@ def one_step(
     step_loss = step_loss or summed_loss
     labels, documents = objective(batch, config, separator)
     # gradients are averaged over the ranks, and the loss is a mean over the labels of all of them
-    counted = labels.numel() / ranks.count
+    left_out = 0
     if config.goldfish_k or config.mask_documents:
-        counted = max(1, int((labels != LEFT_OUT).sum())) / ranks.count
+        left_out = int((labels == LEFT_OUT).sum())
+    counted = max(1, labels.numel() - left_out) / ranks.count
     given = (batch[:, :-1], labels) if documents is None else (batch[:, :-1], labels, documents)
     parts = zip(*(ranks.part(each).chunk(config.accumulate) for each in given), strict=True)
     loss = torch.zeros((), device=batch.device)
@@ -249,7 +306,7 @@ def one_step(
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return ranks.mean(loss), norm
+    return ranks.mean(loss), norm, left_out
 
 
 def summed_loss(
@@ -268,7 +325,9 @@ def compiled_loss() -> Callable[..., Tensor]:
     # every kind of model that a process trains is one more entry for this function, and a study
     # has dozens of them; past the limit (8) a model would silently run uncompiled
     torch._dynamo.config.recompile_limit = max(128, torch._dynamo.config.recompile_limit)
-    return torch.compile(summed_loss)
+    # every shape is compiled by itself: with sizes left open the second shape of a process would
+    # change the bits of the next runs
+    return torch.compile(summed_loss, dynamic=False)
 
 
 def set_rate(optimizers: Sequence[torch.optim.Optimizer], config: TrainConfig, step: int) -> float:

@@ -43,16 +43,21 @@ class ProgressLine:
 
 
 class Interruption:
-    """Within: the first Ctrl-C sets `asked`, so that the step in hand ends whole; a second acts."""
+    """Within: the first Ctrl-C or SIGTERM sets `asked`, and the step in hand ends whole.
+
+    A second acts at once.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
         self._ours = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "Interruption":
         if self._ours:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._before = {each: signal.signal(each, self._ask) for each in self.SIGNALS}
         return self
 
     def __exit__(
@@ -61,8 +66,8 @@ class Interruption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._ours:
-            signal.signal(signal.SIGINT, self._before)
+        for each, before in self._before.items():
+            signal.signal(each, before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:

@@ -18,7 +18,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from integrand.errors import Error
 from integrand.models import DecoderConfig
 from integrand.train import DataConfig, TokenData, TrainConfig, load_run, train
-from integrand.train.distributed import whole
+from integrand.train.distributed import Ranks, whole
 from integrand.train.files import read_metrics
 
 MODEL = DecoderConfig(
@@ -88,11 +88,12 @@ def is_the_run_of_one_process(parallel: str, **changes: Any) -> None:
 
 def ddp(mesh: DeviceMesh) -> None:
     is_the_run_of_one_process("ddp")
-    is_the_run_of_one_process("ddp", accumulate=2)
+    is_the_run_of_one_process("ddp", accumulate=2, mask_documents=True)
 
 
 def fsdp(mesh: DeviceMesh) -> None:
-    is_the_run_of_one_process("fsdp", accumulate=2)
+    # the last of the held-out rows leaves one rank without any
+    is_the_run_of_one_process("fsdp", accumulate=2, eval_sequences=5)
 
 
 def muon_sees_whole_matrices(mesh: DeviceMesh) -> None:
@@ -108,6 +109,17 @@ def muon_sees_whole_matrices(mesh: DeviceMesh) -> None:
     assert torch.linalg.matrix_norm(moved[1], 2) < 1.5
 
 
+def no_rank_waits_for_a_first_that_failed(mesh: DeviceMesh) -> None:
+    ranks = Ranks(mesh.get_local_rank(), 2, "ddp")
+
+    def fail() -> None:
+        raise MemoryError("full")
+
+    expected, words = (MemoryError, "full") if ranks.first else (Error, "MemoryError: full")
+    with pytest.raises(expected, match=words):
+        ranks.after_first(fail if ranks.first else lambda: None)
+
+
 def ranks_stop_together_and_fewer_go_on(mesh: DeviceMesh) -> None:
     one, many = Path(tempfile.mkdtemp()), shared_folder()
     run(one)
@@ -116,17 +128,17 @@ def ranks_stop_together_and_fewer_go_on(mesh: DeviceMesh) -> None:
         if step == 7 and distributed.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt, match="after step 7"):
+    with pytest.raises(KeyboardInterrupt, match="after step 8"):
         run(many, interrupt, parallel="fsdp")
     distributed.barrier()
-    assert [path.name for path in (many / "checkpoints").iterdir()] == ["step-00000007"]
+    assert [path.name for path in (many / "checkpoints").iterdir()] == ["step-00000008"]
     rank = mesh.get_local_rank()
     distributed.destroy_process_group()
     if rank == 0:
         distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
         steps: list[int] = []
         run(many, lambda step, _: steps.append(step), parallel="fsdp")
-        assert steps[0] == 8
+        assert steps[0] == 9
         close(one, many)
         distributed.destroy_process_group()
     distributed.init_process_group(
@@ -136,7 +148,13 @@ def ranks_stop_together_and_fewer_go_on(mesh: DeviceMesh) -> None:
 
 NAMES = [
     check.__name__
-    for check in (ddp, fsdp, muon_sees_whole_matrices, ranks_stop_together_and_fewer_go_on)
+    for check in (
+        ddp,
+        fsdp,
+        muon_sees_whole_matrices,
+        no_rank_waits_for_a_first_that_failed,
+        ranks_stop_together_and_fewer_go_on,
+    )
 ]
 
 
