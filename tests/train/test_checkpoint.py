@@ -28,7 +28,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def stepped() -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+def stepped() -> tuple[nn.Linear, list[torch.optim.Optimizer]]:
     model = nn.Linear(64, 64)
     optimizer = torch.optim.AdamW([{"params": list(model.parameters()), "name": "all"}])
     model(torch.ones(64)).sum().backward()

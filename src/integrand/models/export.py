@@ -61,7 +61,7 @@ def export(
 
     spec = _spec(model)
     model_type, architecture, layout = ARCHITECTURES[model.config.gated, model.config.qk_norm]
-    config = {"architectures": [architecture], "model_type": model_type}
+    config: dict[str, Any] = {"architectures": [architecture], "model_type": model_type}
     config |= {**_shape(model.config), **_act(spec, model_type)}
     config["max_position_embeddings"] = context
     config["dtype"] = str(model.model.norm.weight.dtype).removeprefix("torch.")

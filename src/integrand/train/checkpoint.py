@@ -166,8 +166,8 @@ def _load_shards(newest: Path, model: nn.Module, optimizers: Sequence[Optimizer]
         checkpoint.load({"model": weights, "optimizers": moments}, checkpoint_id=newest)
     except checkpoint.CheckpointException as error:
         raise DataError(
-            f"{newest} must be a checkpoint of torch.distributed.checkpoint, got: {_reason(error)}; "
-            "delete that folder and run again"
+            f"{newest} must be a checkpoint of torch.distributed.checkpoint, got: "
+            f"{_reason(error)}; delete that folder and run again"
         ) from None
     set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=moments)
 

@@ -85,12 +85,12 @@ def load_run(folder: Path | str, activation: MakesModule | None = None) -> Decod
     folder = Path(folder)
     known, config = _identity(folder)
     path, text = folder / IDENTITY, known.get("activation")
-    if activation is None and text is None:
-        raise DataError(
-            f"{path} must have the declaration of its activation, got none; pass the activation "
-            "it was trained with: load_run(folder, activation)"
-        )
     if activation is None:
+        if text is None:
+            raise DataError(
+                f"{path} must have the declaration of its activation, got none; pass the "
+                "activation it was trained with: load_run(folder, activation)"
+            )
         try:
             activation = derive(spec_from_mapping(tomllib.loads(text)))
         except (TypeError, ValueError) as error:
