@@ -207,3 +207,31 @@ def test_parquet_without_a_text_column_names_its_columns(tmp_path: Path) -> None
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no \.txt"):
         documents(str(tmp_path), 1000)
+
+
+def test_a_parquet_column_of_other_things_is_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    for values in ([1, 2], [0, 1], [b"bytes"], [["list"]]):
+        parquet.write_table(pyarrow.table({"text": values}), path)
+        with pytest.raises(DataError, match=r"`text` of .*a\.parquet must hold strings"):
+            documents(str(path), 1000)
+    words = pyarrow.array(["one", None, "one"]).dictionary_encode()
+    parquet.write_table(pyarrow.table({"text": words}), path)
+    assert documents(str(path), 1000) == ["one", "one"]
+
+
+def test_a_damaged_page_names_its_file(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    texts = [f"text {i}" for i in range(1000)]
+    parquet.write_table(pyarrow.table({"text": texts}), path, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = b"\xff" * (len(data) // 2 - len(data) // 3)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.parquet is not a readable parquet file: .*again"):
+        documents(str(path), 10**6)

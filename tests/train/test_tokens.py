@@ -183,6 +183,33 @@ def test_a_killed_making_goes_on_and_ends_bitwise_the_same(
         assert (again.folder / name).stat().st_mtime_ns == then
 
 
+@pytest.mark.parametrize("progress", [True, False], ids=["before", "after"])
+def test_a_making_killed_at_its_very_end_is_kept(
+    config: TrainConfig,
+    tokens: TokenData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    progress: bool,
+) -> None:
+    whole = tmp_path / "tokens" / tokens.folder.name
+    unfinished = shutil.copytree(tokens.folder, whole.with_suffix(".making"))
+    if progress:
+        (unfinished / "progress.json").write_text("{}")
+    monkeypatch.setattr(shards, "token_bytes", None)
+    monkeypatch.setattr(shards, "_begin", None)
+    assert prepare(config.data, tmp_path).folder == whole
+    assert files(whole) == files(tokens.folder)
+
+
+@pytest.mark.parametrize("text", ['{"cuts": 1}', "{}", "[]"])
+def test_a_damaged_progress_is_one_sentence(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "progress.json").write_text(text)
+    with pytest.raises(DataError, match=r"progress\.json must say how far"):
+        shards.make(config.data, tmp_path)
+
+
 def test_shards_of_any_size_hold_the_same_tokens(
     config: TrainConfig, tokens: TokenData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,11 +9,18 @@ from typing import Any
 
 from integrand.activation import activation
 from integrand.errors import Error
-from integrand.models.decoder import Decoder, DecoderConfig
+from integrand.models.decoder import NORM_NAMES, Decoder, DecoderConfig
 from integrand.models.registered import config_fields
 from integrand.nn.groups import activation_modules
 from integrand.spec import Spec
 
+# (gated, qk_norm): model_type, class, and the layout whose norm names it has
+ARCHITECTURES = {
+    (True, False): ("llama", "LlamaForCausalLM", "llama"),
+    (False, False): ("arcee", "ArceeForCausalLM", "llama"),
+    (True, True): ("qwen3", "Qwen3ForCausalLM", "llama"),
+    (False, True): ("apertus", "ApertusForCausalLM", "apertus"),
+}
 # catalogue names that transformers has under a name of its own; anything else loads where
 # integrand is imported, by the declaration in config.json
 NATIVE = {
@@ -38,8 +45,8 @@ def export(
 
         model = AutoModelForCausalLM.from_pretrained(folder)
 
-    A Llama layout loads as LlamaForCausalLM, an Apertus layout as ApertusForCausalLM. Weights keep
-    their names and types. An activation that transformers lacks is named `integrand/NAME` and
+    Block and qk_norm decide the architecture (`ARCHITECTURES`); norms take its names, everything
+    else keeps names and types. An activation that transformers lacks is named `integrand/NAME` and
     carries its declaration: such a folder loads where integrand is imported.
 
     Args:
@@ -48,12 +55,14 @@ def export(
         separator: the text of its token between documents: bos and eos.
 
     Raises:
-        Error: a decoder that neither architecture can express.
+        Error: activations of which transformers could hold no value or no declaration.
     """
     from safetensors.torch import save_file
 
     spec = _spec(model)
-    config = {**_shape(model.config), **_act(spec, model.config.layout)}
+    model_type, architecture, layout = ARCHITECTURES[model.config.gated, model.config.qk_norm]
+    config: dict[str, Any] = {"architectures": [architecture], "model_type": model_type}
+    config |= {**_shape(model.config), **_act(spec, model_type)}
     config["max_position_embeddings"] = context
     config["dtype"] = str(model.model.norm.weight.dtype).removeprefix("torch.")
     out_dir = Path(out_dir)
@@ -61,7 +70,11 @@ def export(
     if tokenizer is not None:
         end = _write_tokenizer(tokenizer, out_dir, context, separator)
         config |= {"bos_token_id": end, "eos_token_id": end}
-    weights = {name: t.contiguous() for name, t in model.state_dict().items()}
+    norms = dict(zip(NORM_NAMES[model.config.layout], NORM_NAMES[layout], strict=True))
+    weights = {
+        ".".join(norms.get(part, part) for part in name.split(".")): tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     if model.config.tied:
         del weights["lm_head.weight"]
     save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
@@ -80,20 +93,15 @@ def _spec(model: Decoder) -> Spec:
             "transformers holds one value of each activation parameter per layer, got values per "
             "channel; train without activation_per_channel to export"
         )
-    return modules[0].spec
+    if (spec := getattr(modules[0], "spec", None)) is None:
+        raise Error(
+            f"an exported activation must have a declaration, got {type(modules[0]).__name__}; "
+            "train with one of the catalogue or of a spec"
+        )
+    return spec
 
 
 def _shape(config: DecoderConfig) -> dict[str, Any]:
-    layout = config.layout
-    apertus = layout == "apertus"
-    if config.gated == apertus or config.qk_norm != apertus:
-        blocks = {True: "gated", False: "plain"}
-        norm = {True: "with", False: "without"}
-        raise Error(
-            f"transformers' {layout.title()} has a {blocks[not apertus]} block {norm[apertus]} "
-            f"qk_norm, got a {blocks[config.gated]} one {norm[config.qk_norm]} qk_norm; train with "
-            f"layout='{'llama' if config.gated else 'apertus'}' and qk_norm={not config.gated}"
-        )
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if (scaling := config.rope_scaling) is not None:
         rope |= {
@@ -104,14 +112,13 @@ def _shape(config: DecoderConfig) -> dict[str, Any]:
             "original_max_position_embeddings": scaling.original_context,
         }
     return {
-        "architectures": ["ApertusForCausalLM" if apertus else "LlamaForCausalLM"],
-        "model_type": layout,
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
         "intermediate_size": config.d_hidden,
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
+        "head_dim": config.d_model // config.heads,
         "rms_norm_eps": config.norm_eps,
         "rope_parameters": rope,
         "tie_word_embeddings": config.tied,
@@ -123,10 +130,10 @@ def _shape(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def _act(spec: Spec, layout: str) -> dict[str, Any]:
+def _act(spec: Spec, model_type: str) -> dict[str, Any]:
     """hidden_act: transformers' own name where it means the same function."""
-    # Llama takes no name of an activation with trained parameters, Apertus its own
-    native = {**NATIVE, "xielu": "xielu"} if layout == "apertus" else NATIVE
+    # Apertus alone builds an activation with trained parameters from transformers' own name
+    native = {**NATIVE, "xielu": "xielu"} if model_type == "apertus" else NATIVE
     if spec.name in native and spec == activation(spec.name).spec:
         return {"hidden_act": native[spec.name]}
     return config_fields(spec)

@@ -4,6 +4,7 @@ A run of one process keeps safetensors and JSON, one of many ranks a torch.distr
 that any number of ranks can read.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from integrand.errors import DataError
+from integrand.errors import DataError, Error
 from integrand.train.distributed import ALONE, Ranks, whole
-from integrand.train.files import read_json
+from integrand.train.files import read_json, sync
+
+METADATA = ".metadata"  # of torch.distributed.checkpoint
 
 
 @dataclass(slots=True)
@@ -44,10 +47,42 @@ def save(
     progress: Progress,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Write folder/step-N whole, then drop the older ones."""
+    """Write folder/step-N whole, then drop the older ones.
+
+    Raises:
+        Error: the disk is full, say; the older ones are still there.
+    """
+    from safetensors import SafetensorError
+
     final, scratch = folder / f"step-{progress.step:08d}", folder / ".making"
     if final.exists():
         return
+    try:
+        _write(scratch, model, optimizers, progress, ranks)
+        if not ranks.first:
+            return
+        scratch.rename(final)
+        sync(folder)
+    except (OSError, SafetensorError) as error:
+        if ranks.first:
+            shutil.rmtree(scratch, ignore_errors=True)
+        last = _steps(folder)
+        raise Error(
+            f"{folder} must take the checkpoint of step {progress.step}, got: {error}; make room "
+            f"and run again, it goes on from {last[-1].name if last else 'the start'}"
+        ) from None
+    for old in folder.iterdir():
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(
+    scratch: Path,
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    progress: Progress,
+    ranks: Ranks,
+) -> None:
     if ranks.first:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -57,38 +92,70 @@ def save(
         save_model(scratch / "model.safetensors", model)
         save_file(_optimizer_tensors(model, optimizers), scratch / "optimizer.safetensors")
     else:
-        from torch.distributed import checkpoint
-        from torch.distributed.checkpoint.state_dict import get_state_dict
-
         ranks.wait()
-        weights, moments = get_state_dict(model, optimizers)
-        checkpoint.save({"model": weights, "optimizers": moments}, checkpoint_id=scratch)
+        _save_shards(scratch, model, optimizers)
     if not ranks.first:
         return
-    (scratch / "progress.json").write_text(json.dumps(asdict(progress)))
+    known = asdict(progress)
+    if ranks.parallel != "none":
+        known["metadata_sha256"] = _sha256(scratch / METADATA)
+    (scratch / "progress.json").write_text(json.dumps(known))
     for path in scratch.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    scratch.rename(final)
-    for old in folder.iterdir():
-        if old != final:
-            shutil.rmtree(old, ignore_errors=True)
+    sync(scratch)
+
+
+def _save_shards(scratch: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    weights, moments = get_state_dict(model, optimizers)
+    try:
+        checkpoint.save({"model": weights, "optimizers": moments}, checkpoint_id=scratch)
+    except checkpoint.CheckpointException as error:
+        raise OSError(_reason(error)) from None
+
+
+def _reason(error: Any) -> str:
+    """What a rank met, of a CheckpointException: its text is a traceback."""
+    rank, (met, _) = next(iter(error.failures.items()))
+    return f"{met} on rank {rank}"
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
 
 
 def restore(
     folder: Path, model: nn.Module, optimizers: Sequence[Optimizer], ranks: Ranks = ALONE
 ) -> Progress:
     """Load the newest checkpoint into model and optimisers; a fresh Progress if there is none."""
-    steps = sorted(folder.glob("step-*")) if folder.is_dir() else []
+    steps = _steps(folder)
     if not steps:
         return Progress()
     newest = steps[-1]
+    known = read_json(newest / "progress.json")
+    try:
+        sha256 = known.pop("metadata_sha256", None)
+        progress = Progress(**known)
+    except (AttributeError, TypeError) as error:
+        raise DataError(
+            f"{newest / 'progress.json'} must say where the run stands, got {error}; delete "
+            f"{newest} and run again"
+        ) from None
     if ranks.parallel == "none":
         load_model(newest / "model.safetensors", model)
         _load_optimizers(_read(newest / "optimizer.safetensors"), model, optimizers)
     else:
+        # torch unpickles it
+        if not (newest / METADATA).exists() or _sha256(newest / METADATA) != sha256:
+            raise DataError(
+                f"{newest / METADATA} must be the file that progress.json has the sha256 of, got "
+                f"another or none; delete {newest} and run again"
+            )
         _load_shards(newest, model, optimizers)
-    return Progress(**read_json(newest / "progress.json"))
+    return progress
 
 
 def _load_shards(newest: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -100,8 +167,8 @@ def _load_shards(newest: Path, model: nn.Module, optimizers: Sequence[Optimizer]
         checkpoint.load({"model": weights, "optimizers": moments}, checkpoint_id=newest)
     except checkpoint.CheckpointException as error:
         raise DataError(
-            f"{newest} must be a checkpoint of torch.distributed.checkpoint, got: {error}; delete "
-            "that folder and run again"
+            f"{newest} must be a checkpoint of torch.distributed.checkpoint, got: "
+            f"{_reason(error)}; delete that folder and run again"
         ) from None
     set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=moments)
 
@@ -144,6 +211,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise DataError(
             f"{path} must be a safetensors file, got: {error}; delete its folder and run again"
         ) from None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Files of a run: written whole or not at all, or appended line by line."""
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -11,8 +12,19 @@ from integrand.errors import DataError
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` in one move: a reader sees the old file or the new one."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Replace `path` in one move: a reader sees the old file or the new one.
+
+    JSON has no NaN and no infinity: they become null.
+    """
+    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -24,6 +36,15 @@ def write_text(path: Path, text: str) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return scratch.replace(path)
+
+
+def sync(folder: Path) -> None:
+    """Put the names in a folder on the disk: a move outlives a power cut only then."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_json(path: Path) -> Any:
@@ -52,9 +73,7 @@ class MetricsLog:
         self.kept: list[dict[str, Any]] = []
         if path is not None:
             self.kept = [row for row in read_metrics(path) if row["step"] <= keep_until]
-            scratch = path.with_name(f".{path.name}.{os.getpid()}")
-            scratch.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
-            scratch.replace(path)
+            write_text(path, "".join(json.dumps(row) + "\n" for row in self.kept))
         self._file = (path or Path(os.devnull)).open("a")
 
     def add(self, kind: str, step: int, **values: Any) -> None:
@@ -71,10 +90,23 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """Rows of a metrics.jsonl; a last line cut short by a kill is left out.
+
+    Raises:
+        DataError: another line is no row.
+    """
     if not path.exists():
         return
-    with path.open() as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                continue
+            try:
+                row = json.loads(line)
+                row["kind"], row["step"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(
+                    f"line {number} of {path} must be a JSON object with `kind` and `step`, got "
+                    f"{type(error).__name__}: {error}; delete that line, or the folder"
+                ) from None
+            yield row

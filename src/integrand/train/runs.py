@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from integrand.errors import DataError
+from integrand.errors import DataError, Error
 from integrand.models.decoder import Decoder
 from integrand.models.export import export
 from integrand.nn.gated import MakesModule
 from integrand.spec import Spec, spec_from_mapping, to_toml
 from integrand.train import checkpoint
+from integrand.train.activations import chosen
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_json, write_json
 from integrand.train.tokenizer import load_tokenizer, separator
@@ -50,20 +51,21 @@ def open_run(
         "activation_sha256": spec.sha256 if isinstance(spec, Spec) else None,
     }
     path = out_dir / IDENTITY
-    if path.exists() and not resume:
-        for name in (IDENTITY, RECORD, METRICS, WEIGHTS):
-            (out_dir / name).unlink(missing_ok=True)
-        shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
-    if path.exists():
-        known = read_json(path)
-        known["config"] = TrainConfig.from_dict(known["config"]).to_dict()
+    if path.exists() and resume:
+        known, kept = _identity(out_dir)
+        known["config"] = kept.to_dict()
         for key, value in identity.items():
             if known.get(key) != value:
                 raise DataError(
-                    f"{out_dir} holds a run {OTHER[key]}; choose another folder, or start it anew "
-                    "with resume=False"
+                    f"{out_dir} holds a run {OTHER[key]}; choose another folder, or remove it"
                 )
         return read_json(out_dir / RECORD) if (out_dir / RECORD).exists() else None
+    # the identity goes last and comes last: what lies beside one is always of its run
+    for name in (RECORD, METRICS, WEIGHTS):
+        (out_dir / name).unlink(missing_ok=True)
+    if (out_dir / CHECKPOINTS).exists():
+        shutil.rmtree(out_dir / CHECKPOINTS)
+    path.unlink(missing_ok=True)
     out_dir.mkdir(parents=True, exist_ok=True)
     text = to_toml(spec) if isinstance(spec, Spec) else None
     if (tokens.folder / TOKENIZER).exists():
@@ -72,34 +74,51 @@ def open_run(
     return None
 
 
-def load_run(folder: Path | str) -> Decoder:
+def load_run(folder: Path | str, activation: MakesModule | None = None) -> Decoder:
     """The trained decoder of a finished run, on the CPU, from its folder alone.
 
     The activation is derived again from the text that run.json keeps, so that a run outlives
-    changes of the catalogue.
+    changes of the catalogue; `activation` is that of a run whose own had no declaration.
     """
     from integrand.activation import derive
 
     folder = Path(folder)
-    known = read_json(folder / IDENTITY)
-    try:
-        config = TrainConfig.from_dict(known["config"])
-        spec = spec_from_mapping(tomllib.loads(known["activation"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{folder / IDENTITY} must describe a run with a declared activation, got "
-            f"{type(error).__name__}: {error}; pass the folder that train() was given"
-        ) from None
-    model = Decoder(config.model, derive(spec), config.impl)
+    known, config = _identity(folder)
+    path, text = folder / IDENTITY, known.get("activation")
+    if activation is None:
+        if text is None:
+            raise DataError(
+                f"{path} must have the declaration of its activation, got none; pass the "
+                "activation it was trained with: load_run(folder, activation)"
+            )
+        try:
+            activation = derive(spec_from_mapping(tomllib.loads(text)))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"the activation in {path} must be TOML text of a spec, got {error}; train again"
+            ) from None
+    model = Decoder(config.model, chosen(config, activation), config.impl)
     checkpoint.load_model(folder / WEIGHTS, model)
     return model
+
+
+def _identity(folder: Path) -> tuple[dict[str, Any], TrainConfig]:
+    """run.json of a folder, and the config in it."""
+    known = read_json(folder / IDENTITY)
+    try:
+        return known, TrainConfig.from_dict(known["config"])
+    except (Error, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{folder / IDENTITY} must describe a run, got {type(error).__name__}: {error}; it is "
+            "damaged or of a newer integrand: update, or remove the folder"
+        ) from None
 
 
 def export_run(run: Path | str, out_dir: Path | str) -> Path:
     """A finished run as a folder that transformers loads; see `integrand.models.export`."""
     run = Path(run)
     model = load_run(run)
-    context = TrainConfig.from_dict(read_json(run / IDENTITY)["config"]).context
+    context = _identity(run)[1].context
     tokenizer = run / TOKENIZER
     if not tokenizer.exists():  # a run from before it was kept
         return export(model, out_dir, context=context)

@@ -50,9 +50,18 @@ def make(config: DataConfig, folder: Path) -> None:
 
     The result is the same bit by bit whether it was interrupted or not.
     """
+    if (folder / HEADER).exists():  # killed after the last shard
+        (folder / PROGRESS).unlink(missing_ok=True)
+        return
     if not (folder / PROGRESS).exists():
         _begin(config, folder)
-    progress = Progress(**read_json(folder / PROGRESS))
+    try:
+        progress = Progress(**read_json(folder / PROGRESS))
+    except TypeError as error:
+        raise DataError(
+            f"{folder / PROGRESS} must say how far the making of tokens is, got {error}; delete "
+            f"{folder} and run again"
+        ) from None
     tokenizer = load_tokenizer(folder / TOKENIZER)
     lengths = token_bytes(tokenizer)
     end = separator(tokenizer)

@@ -214,19 +214,40 @@ def _parquet(path: Path) -> Iterator[str]:
         raise DataError(
             f"{path} must have a column `text`, got {', '.join(file.schema_arrow.names)}; rename it"
         )
-    for batch in file.iter_batches(batch_size=1024, columns=["text"]):
-        yield from (text for text in batch.column(0).to_pylist() if text)
+    try:
+        for batch in file.iter_batches(batch_size=1024, columns=["text"]):
+            for text in batch.column(0).to_pylist():
+                if text is not None and not isinstance(text, str):
+                    raise DataError(
+                        f"the column `text` of {path} must hold strings, got "
+                        f"{type(text).__name__}; convert it"
+                    )
+                if text:
+                    yield text
+    except _damage() as error:
+        raise _unreadable(path, error) from None
 
 
 def _open_parquet(path: Path) -> Any:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ImportError:
         raise DataError(f"{path} needs pyarrow; pip install 'integrand[data]'") from None
     try:
         return parquet.ParquetFile(path)
-    except (ArrowException, OSError):
-        raise DataError(f"{path} is not a readable parquet file; download it again") from None
+    except _damage() as error:
+        raise _unreadable(path, error) from None
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What pyarrow raises where a file is damaged."""
+    from pyarrow import ArrowException
+
+    return ArrowException, OSError, UnicodeDecodeError
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is not a readable parquet file: {error}; download it again")
 
 
 def _text_bytes(path: Path) -> int:

@@ -78,7 +78,10 @@ def _row(study: Study, rung: str, variant: str) -> list[dict[str, Any]]:
         row[key] = _mean([r[key] for r in runs if r.get(key) is not None])
     row["memory_bytes"] = max((r["memory_bytes"] or 0 for r in every), default=0) or None
     row["activation_values"] = _layer_means([r["activation_values"] for r in runs])
-    row["outliers"] = _layer_means([r["outliers"] for r in runs if r.get("outliers")])
+    found = [r["outliers"] for r in runs if r.get("outliers")]
+    # extremes depend on how many elements were looked at: not to be mixed
+    counted = [o for o in found if "elements" in o]
+    row["outliers"] = _layer_means(counted or found)
     return [row]
 
 
