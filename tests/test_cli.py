@@ -252,15 +252,19 @@ def test_every_error_class_of_the_package_is_status_2_or_1(monkeypatch, capsys):
 
 
 def _process(*args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "integrand.cli", *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # a shell starts what runs in its background with ctrl-c ignored, and that is inherited
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # a shell starts what runs in its background with ctrl-c ignored, and that is inherited; not by
+    # preexec_fn, which forks a process that may have threads by now
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "integrand.cli", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_report_fills_the_tables_of_a_page(capsys, tmp_path):

@@ -51,7 +51,7 @@ def test_a_worse_variant_and_a_failed_match_are_said_as_plainly(summary):
     summary["missing"] = [{"rung": "0.2M", "variant": "xIELU", "seed": 0}]
     said = " ".join(headline(summary))
     assert "worse: xIELU" in said and "Not matched: weights at 0.2M." in said
-    assert "Unfinished: 3 of 45 main runs" in said
+    assert "Not finished: 3 of 45 main runs" in said
 
 
 def test_differences_carry_sign_interval_and_unit():
@@ -94,7 +94,7 @@ def test_a_study_that_has_barely_begun_has_a_page(planted_study, tmp_path):
     plan = json.loads((folder / "study.json").read_text())
     (folder / "study.json").write_text(json.dumps({**plan, "name": "<b>", "command": "<b>"}))
     text = write_report(folder).read_text()
-    assert "Unfinished: 2 of 3 main runs" in text and "cannot tell: xIELU" in text
+    assert "Not finished: 2 of 3 main runs" in text and "cannot tell: xIELU" in text
     assert "has no short run" in text and "at least 3 rungs" in text
     assert "<b>" not in text and "&lt;b&gt;" in text
     # what is published is the summary alone

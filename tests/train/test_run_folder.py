@@ -62,16 +62,17 @@ def test_an_activation_without_a_declaration_is_asked_for(
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_what_lies_without_an_identity_belongs_to_no_run(
+def test_what_lies_without_an_identity_is_neither_taken_nor_removed(
     resume: bool, config: TrainConfig, tokens: TokenData, tmp_path: Path
 ) -> None:
     names = ("record.json", "metrics.jsonl", "model.safetensors", "checkpoints/step-00000005/x")
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("{}")
-    assert open_run(config, chosen(config), tokens, tmp_path, resume) is None
-    assert not any((tmp_path / name).exists() for name in names)
-    assert not (tmp_path / "checkpoints").exists()
+    for place, name in enumerate(names):
+        path = tmp_path / str(place) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+        with pytest.raises(DataError, match=r"but no run.json that says whose it is"):
+            open_run(config, chosen(config), tokens, tmp_path / str(place), resume)
+        assert path.exists()
 
 
 def test_a_kill_while_a_run_is_cleared_leaves_its_identity(

@@ -39,7 +39,10 @@ def headline(summary: Data) -> list[str]:
             said.append(f"Diverged: {row['name']} at {row['rung']}, seed {seeds}.")
     if summary["missing"]:
         main = summary["progress"]["main"]
-        said.append(f"Unfinished: {main['finished']} of {main['planned']} main runs.")
+        said.append(
+            f"Not finished: {main['finished']} of {main['planned']} main runs are done; the same "
+            "command goes on."
+        )
     failed = [c["what"] for c in summary["checks"] if not c["ok"]]
     if failed:
         said.append(f"Not matched: {', '.join(failed)}.")

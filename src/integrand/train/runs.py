@@ -28,6 +28,7 @@ WEIGHTS = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 IDENTITY = "run.json"
 TOKENIZER = "tokenizer.json"
+OURS = (RECORD, METRICS, WEIGHTS, CHECKPOINTS)
 OTHER = {
     "config": "with another config",
     "data_sha256": "on other data",
@@ -60,6 +61,12 @@ def open_run(
                     f"{out_dir} holds a run {OTHER[key]}; choose another folder, or remove it"
                 )
         return read_json(out_dir / RECORD) if (out_dir / RECORD).exists() else None
+    if not path.exists() and (there := [n for n in OURS if (out_dir / n).exists()]):
+        # it may be anybody's
+        raise DataError(
+            f"{out_dir} has {there[0]} but no {IDENTITY} that says whose it is; choose another "
+            "folder, or remove it"
+        )
     # the identity goes last and comes last: what lies beside one is always of its run
     for name in (RECORD, METRICS, WEIGHTS):
         (out_dir / name).unlink(missing_ok=True)
