@@ -5,6 +5,8 @@ published; what is not public is chosen here and named in the docstring. `batch_
 step, over all ranks. `d_hidden` is the gated width, as `matched` expects; plain variants get 1.5x.
 """
 
+import dataclasses
+
 from integrand.models.decoder import DecoderConfig, Llama3Rope
 from integrand.train.config import DataConfig, TrainConfig, Variant
 from integrand.train.recipes import COMPARED, Recipe
@@ -69,33 +71,18 @@ def xielu_3b(tokenizer: str = "tokenizer.json") -> Recipe:
     arXiv:2411.13010: 128 data-parallel ranks of 5 sequences. The feed-forward widths (8192 gated,
     12288 plain) are inferred from the parameter count; the losses are not public.
     """
-    config = TrainConfig(
-        model=DecoderConfig(
-            vocab_size=147_456,
-            d_model=2048,
-            d_hidden=8192,
-            layers=36,
-            heads=16,
-            kv_heads=16,
-            gated=True,
-            norm_eps=1e-6,
-            rope_theta=500_000.0,
-            init_std=0.025,
-        ),
-        activation="silu",
-        data=fineweb_edu(tokenizer, 131_072),
-        seed=42,
+    smaller, variants = xielu_1b(tokenizer)
+    model = dataclasses.replace(smaller.model, d_model=2048, d_hidden=8192, layers=36, tied=False)
+    config = dataclasses.replace(
+        smaller,
+        model=model,
         steps=48_000,
         batch_size=640,
-        context=4096,
         lr=7e-4,
-        warmup_steps=2000,
         decay_steps=10_000,
-        precision="bf16",
         parallel="fsdp",
-        **OBSERVED,
     )
-    return Recipe(config, COMPARED)
+    return Recipe(config, variants)
 
 
 def apertus_8b(tokenizer: str = "tokenizer.json") -> Recipe:
