@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from integrand import cli
-from integrand.train import load_run, train
+from integrand.errors import DataError
+from integrand.train import export_run, load_run, train
 from integrand.train.config import TrainConfig
 from integrand.train.tokens import TokenData
 
@@ -38,7 +39,7 @@ def test_a_run_that_is_not_there_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["export", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
-    assert "run.json must be a JSON file" in capsys.readouterr().err
+    assert "must hold a finished run, got no run.json; check the path" in capsys.readouterr().err
 
 
 def test_tasks_are_measured_by_the_harness(
@@ -65,3 +66,12 @@ def test_without_the_harness_it_is_one_sentence(
     assert capsys.readouterr().err == (
         "integrand: evaluate needs the library lm_eval; pip install 'lm_eval[hf]'\n"
     )
+
+
+def test_a_folder_of_runs_names_the_runs_in_it(tmp_path):
+    with pytest.raises(DataError, match=r"no run.json; check the path"):
+        export_run(tmp_path, tmp_path / "out")
+    (tmp_path / "xielu").mkdir()
+    (tmp_path / "xielu" / "run.json").write_text("{}")
+    with pytest.raises(DataError, match="pass one of its folders: xielu"):
+        export_run(tmp_path, tmp_path / "out")

@@ -15,6 +15,7 @@ from integrand.train.config import TrainConfig, Variant
 from integrand.train.files import write_json
 from integrand.train.loop import build, train
 from integrand.train.runs import command
+from integrand.train.tokenizer import load_tokenizer
 from integrand.train.tokens import prepare
 
 LARGEST_DIFFERENCE = 1e-3  # of parameters, relative to the first variant
@@ -55,6 +56,8 @@ def matched(
     activations = activations or {}
     if len({variant.folder for variant in variants}) < len(variants) or not variants:
         raise Error("variants must have distinct names, got " + ", ".join(v.name for v in variants))
+    if config.data.tokenizer is not None:
+        load_tokenizer(config.data.tokenizer)  # missing, it would be missed after building models
     configs = [variant_config(config, variant) for variant in variants]
     given = [activations.get(variant.activation) for variant in variants]
     shared = check_matched(

@@ -124,6 +124,12 @@ def _identity(folder: Path) -> tuple[dict[str, Any], TrainConfig]:
 def export_run(run: Path | str, out_dir: Path | str) -> Path:
     """A finished run as a folder that transformers loads; see `integrand.models.export`."""
     run = Path(run)
+    if not (run / IDENTITY).exists():
+        inside = sorted(p.parent.name for p in run.glob(f"*/{IDENTITY}"))
+        raise DataError(
+            f"{run} must hold a finished run, got no {IDENTITY}; "
+            + (f"pass one of its folders: {', '.join(inside)}" if inside else "check the path")
+        )
     model = load_run(run)
     context = _identity(run)[1].context
     tokenizer = run / TOKENIZER
