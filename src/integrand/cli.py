@@ -320,7 +320,7 @@ def train(
     Args:
         variants: catalogue names, gated names such as swiglu, or FILE.toml (default: the
             recipe's; swiglu, relu2 and xielu of the demo).
-        recipe: demo, apertus-small, or a published run: xielu-1b, xielu-3b, apertus-8b,
+        recipe: demo, apertus-small, sparsity, or a published run: xielu-1b, xielu-3b, apertus-8b,
             relu2-wins-1b.
         data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME
             (default: the recipe's).
@@ -391,8 +391,8 @@ def study(
             hf:NAME:SUBSET such as hf:HuggingFaceFW/fineweb-edu:sample-10BT.
         tokenizer: the tokenizer.json of a published run.
         out: the folder (default: runs/study/RECIPE).
-        size: sizes of the ladder, ascending: 0.1M, 0.2M, 0.5M, 1.2M (the default), 6M, 20M, 60M;
-            may be repeated.
+        size: sizes of the ladder, ascending: 0.1M, 0.2M, 0.5M, 1.2M (the default), 2M, 6M, 20M,
+            60M; may be repeated.
         accumulate: micro-batches that a step is split into.
         resolve: the difference in nats per token that the number of seeds is chosen for.
         seeds: fewest and most seeds (default: 5 10).

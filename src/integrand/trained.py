@@ -10,7 +10,7 @@ from integrand.errors import SpecError
 from integrand.spec import gates, read_spec, row
 from integrand.train import TrainConfig, Variant, demo
 from integrand.train.published_recipes import apertus_small
-from integrand.train.studies.recipes import PUBLISHED
+from integrand.train.studies.recipes import PUBLISHED, sparsity
 
 
 def recipe(
@@ -23,13 +23,13 @@ def recipe(
 ) -> tuple[TrainConfig, list[Variant], Mapping[str, Activation]]:
     """The arguments of `matched`: config, variants, and the activations they name.
 
-    `name` is demo, apertus-small or a published run, whose data and tokenizer.json these replace;
-    no variants and no seed are the recipe's own.
+    `name` is demo, apertus-small, sparsity or a published run, whose data and tokenizer.json these
+    replace; no variants and no seed are the recipe's own.
 
     Raises:
         SpecError: an unknown name, or a gated form whose other branch has an activation too.
     """
-    own = {"demo": demo, "apertus-small": apertus_small}
+    own = {"demo": demo, "apertus-small": apertus_small, "sparsity": sparsity}
     if name in own:
         config, its_own = own[name](data or "python-docs")
     elif name in PUBLISHED:
@@ -61,12 +61,14 @@ def _variant(text: str) -> tuple[Variant, Activation]:
         return Variant(name=act.name, activation=act.name), act
     if text in gates():
         gate = gates()[text]
-        if "up" in gate:
+        both = "up" in gate
+        if both and gate["up"] != gate["gate"]:
+            known = ", ".join(g for g, v in gates().items() if v.get("up") in (None, v["gate"]))
             raise SpecError(
-                f"'{text}' has an activation on both branches, which the decoder here has not;"
-                f" take one of {', '.join(g for g, v in gates().items() if 'up' not in v)}"
+                f"'{text}' has another activation on each branch, which the decoder here has not;"
+                f" take one of {known}"
             )
         act = activation(gate["gate"])
-        return Variant(name=gate["title"], activation=act.name, gated=True), act
+        return Variant(name=gate["title"], activation=act.name, gated=True, activate_up=both), act
     found = row(text)
     return Variant(name=found.title, activation=found.spec.name), derive(found.spec)

@@ -160,3 +160,11 @@ def test_activation_parameters_keep_their_declared_start() -> None:
 def test_impossible_shapes_are_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(Error, match=words):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_a_plain_block_has_no_second_projection_to_activate() -> None:
+    with pytest.raises(Error, match="activate_up belongs to a gated block"):
+        DecoderConfig(
+            **{"vocab_size": 8, "d_model": 8, "d_hidden": 8, "layers": 1, "heads": 1},
+            **{"kv_heads": 1, "gated": False, "activate_up": True},
+        )

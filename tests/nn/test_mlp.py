@@ -182,3 +182,20 @@ def test_functional_transforms_give_the_gradients_of_autograd(
         torch.testing.assert_close(torch.func.jvp(loss, (x,), (v,))[1], (expected * v).sum())
         rows = torch.func.vmap(torch.func.grad(loss))(x)
         torch.testing.assert_close(rows, expected)
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_an_activation_on_both_projections_is_drelu(recompute: bool) -> None:
+    torch.manual_seed(0)
+    block = GatedMLP(activation("relu"), 8, 24, activate_up=True, recompute=recompute).double()
+    x = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
+    plain = block.down_proj(block.gate_proj(x).relu() * block.up_proj(x).relu())
+    assert torch.equal(block(x), plain)
+    given = torch.randn_like(plain)
+    inputs = [x, *block.parameters()]
+    for ours, theirs in zip(
+        torch.autograd.grad(block(x), inputs, given),
+        torch.autograd.grad(plain, inputs, given),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -10,6 +10,7 @@ from integrand.models.decoder import Llama3Rope
 from integrand.train.config import TrainConfig, Variant
 from integrand.train.matched import variant_config
 from integrand.train.recipes import demo
+from integrand.train.studies.recipes import size
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,11 @@ def test_a_plain_variant_is_half_as_wide_again() -> None:
 
 def test_folders_hold_no_separators() -> None:
     assert Variant(name="../a/ReLU² b", activation="relu2").folder == "---a-relu²-b"
+
+
+def test_configs_from_before_a_field_keep_their_hash() -> None:
+    config = size("0.1M", "python-docs")
+    assert "activate_up" not in config.to_dict()["model"]
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    both = dataclasses.replace(config, model=dataclasses.replace(config.model, activate_up=True))
+    assert both.sha256() != config.sha256() and TrainConfig.from_dict(both.to_dict()) == both

@@ -45,6 +45,7 @@ class DecoderConfig:
     heads: int
     kv_heads: int
     gated: bool
+    activate_up: bool = False  # of a gated block: the activation on both projections, as in dReLU
     layout: Literal["llama", "apertus"] = "llama"  # names of the two norms of a layer
     qk_norm: bool = False  # RMSNorm over the head width of q and k, before the rotation
     tied: bool = False  # the output matrix is the embedding
@@ -65,6 +66,8 @@ class DecoderConfig:
                 f"kv_heads must divide heads, got heads={self.heads}, kv_heads={self.kv_heads}; "
                 f"choose kv_heads={self.heads} for plain multi-head attention"
             )
+        if self.activate_up and not self.gated:
+            raise Error("activate_up belongs to a gated block, got gated=False; leave it out")
         if self.layout not in NORM_NAMES:
             raise Error(
                 f"layout must be one of {', '.join(NORM_NAMES)}, got {self.layout!r}; "
@@ -173,10 +176,13 @@ class Layer(nn.Module):
 
     def __init__(self, config: DecoderConfig, activation: MakesModule, impl: str) -> None:
         super().__init__()
-        block = GatedMLP if config.gated else MLP
         self.names = NORM_NAMES[config.layout]
         self.self_attn = Attention(config)
-        self.mlp = block(activation, config.d_model, config.d_hidden, impl=impl)
+        shape = activation, config.d_model, config.d_hidden
+        if config.gated:
+            self.mlp = GatedMLP(*shape, activate_up=config.activate_up, impl=impl)
+        else:
+            self.mlp = MLP(*shape, impl=impl)
         for name in self.names:
             self.add_module(name, RMSNorm(config.d_model, config.norm_eps))
 

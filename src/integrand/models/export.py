@@ -59,6 +59,11 @@ def export(
     """
     from safetensors.torch import save_file
 
+    if model.config.activate_up:
+        raise Error(
+            "transformers has no feed-forward block with an activation on both projections; use "
+            "the run itself (integrand.train.load_run)"
+        )
     spec = _spec(model)
     model_type, architecture, layout = ARCHITECTURES[model.config.gated, model.config.qk_norm]
     config: dict[str, Any] = {"architectures": [architecture], "model_type": model_type}

@@ -48,8 +48,10 @@ class MLP(nn.Module):
 class GatedMLP(nn.Module):
     """down_proj(act(gate_proj(x)) * up_proj(x)): the gated block, named as in Llama.
 
-    x and the result: (..., d_model); inside: (..., d_hidden). With `recompute`, backward keeps x
-    and the two projections and computes the rest again, bitwise the same. Source: arXiv:2002.05202.
+    x and the result: (..., d_model); inside: (..., d_hidden). With `activate_up` the activation
+    is applied to both projections: dReLU for ReLU (arXiv:2406.05955). With `recompute`, backward
+    keeps x and the two projections (with `activate_up` the activated one too) and computes the
+    rest again, bitwise the same. Source: arXiv:2002.05202.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class GatedMLP(nn.Module):
         d_hidden: int,
         bias: bool = False,
         *,
+        activate_up: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         impl: str = "auto",
@@ -69,10 +72,13 @@ class GatedMLP(nn.Module):
         self.up_proj = nn.Linear(d_model, d_hidden, bias=bias, dtype=dtype, device=device)
         self.down_proj = nn.Linear(d_hidden, d_model, bias=bias, dtype=dtype, device=device)
         self.act_fn = activation.module(device=device, impl=impl)
+        self.activate_up = activate_up
         self.recompute = recompute
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)  # (..., d_hidden) each
+        if self.activate_up:
+            up = self.act_fn(up)
         if self.recompute and traced(self.act_fn):
             return self.down_proj(again(lambda g, u: product(self.act_fn, g, u), gate, up))
         hidden = gated_product(self.act_fn, gate, up, self.recompute)

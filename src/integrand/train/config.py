@@ -123,7 +123,10 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON gives it back: tuples are lists."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        fields = json.loads(json.dumps(dataclasses.asdict(self)))
+        if not self.model.activate_up:
+            del fields["model"]["activate_up"]  # configs from before it was keep their hash
+        return fields
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> "TrainConfig":
@@ -176,14 +179,15 @@ CHOICES = {
 class Variant:
     """One side of a matched comparison: a feed-forward block with a name for tables.
 
-    `changes` are fields of `TrainConfig` that this variant sets, such as
-    `{"activation_fixed": ("alpha_p",)}`. `like` names another variant: an ablation of it, compared
-    with it, at its learning rate.
+    `activate_up` puts the activation of a gated block on both projections. `changes` are fields of
+    `TrainConfig` that this variant sets, such as `{"activation_fixed": ("alpha_p",)}`. `like` names
+    another variant: an ablation of it, compared with it, at its learning rate.
     """
 
     name: str
     activation: str
     gated: bool = False
+    activate_up: bool = False
     like: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
 

@@ -122,6 +122,8 @@ def run(
     model = build(config, activation).to(device)
     spread_model = spread(model, config, device)
     optimizers = make_optimizers(config, model)
+    # what follows a schedule of its own: a penalty that grows, an activation that switches
+    timed: list[Any] = [m for m in model.modules() if hasattr(m, "at_step")]
     step_loss = compiled_loss() if config.compile else summed_loss
     batches = Batches(Windows(tokens.train, config.context), config.batch_size, config.seed)
     held_out = held_out_windows(Windows(tokens.held_out, config.context), config.eval_sequences)
@@ -159,6 +161,8 @@ def run(
             observe(metrics, 0)
         while progress.step < config.steps:
             step_started = time.monotonic()
+            for module in timed:
+                module.at_step(progress.step, config.steps)
             batch = batches.at(progress.step)
             rate = set_rate(optimizers, config, progress.step)
             loss, norm, left_out = one_step(

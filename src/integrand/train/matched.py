@@ -26,7 +26,9 @@ def variant_config(config: TrainConfig, variant: Variant) -> TrainConfig:
     d_hidden = config.model.d_hidden
     if not variant.gated:
         d_hidden = plain_width(d_hidden)
-    model = dataclasses.replace(config.model, gated=variant.gated, d_hidden=d_hidden)
+    model = dataclasses.replace(
+        config.model, gated=variant.gated, activate_up=variant.activate_up, d_hidden=d_hidden
+    )
     return dataclasses.replace(
         config, model=model, activation=variant.activation, **variant.changes
     )

@@ -49,18 +49,19 @@ def test_of_many_that_find_an_abandoned_claim_one_wins(tmp_path: Path) -> None:
     old = time.time() - claims.STALE_SECONDS - 5
     os.utime(path, (old, old))
     start, won, done = threading.Barrier(8), [], threading.Event()
+    decided = threading.Barrier(9)
 
     def contend() -> None:
         start.wait()
         with claimed(tmp_path, "run") as ours:
-            if ours:
-                won.append(1)
-                done.wait(10)
+            won.extend([1] * ours)
+            decided.wait(30)
+            done.wait(30)
 
     threads = [threading.Thread(target=contend) for _ in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(0.2)
+    decided.wait(30)
     assert len(won) == 1
     done.set()
     for thread in threads:

@@ -72,7 +72,8 @@ def _create(path: Path, text: str) -> bool:
 
 
 def _abandoned(path: Path) -> bool:
-    probe = path.with_name(f".clock-{socket.gethostname()}-{os.getpid()}")
+    # of this call alone: the threads of a process would remove each other's
+    probe = path.with_name(f".clock-{secrets.token_hex(8)}")
     try:
         probe.touch()
         age = probe.stat().st_mtime - path.stat().st_mtime

@@ -19,6 +19,7 @@ SIZES = {
     "0.2M": (64, 128, 3, 2, 16),
     "0.5M": (96, 192, 4, 3, 16),
     "1.2M": (128, 320, 6, 4, 32),
+    "2M": (160, 416, 6, 5, 32),
     "6M": (256, 672, 8, 8, 64),
     "20M": (416, 1088, 10, 13, 128),
     "60M": (640, 1728, 12, 10, 256),
@@ -209,6 +210,32 @@ def ladder(data: str, sizes: tuple[str, ...] = ("0.1M", "0.2M", "0.5M", "1.2M"))
         pairs=PAIRS,
         rates=(5e-3, 1e-2, 2e-2),
         activations={"xielu-clamped": Clamped()},
+    )
+
+
+def sparsity(data: str = "python-docs") -> Recipe:
+    """Decoders of 2 M parameters to measure activation sparsity on, gated and plain.
+
+    ReLU, ReLU^2, ReGLU and SwiGLU are those of arXiv:2402.03804, dReLU of arXiv:2406.05955, xIELU
+    and its siblings of arXiv:2411.13010. A token per parameter: enough for habits of neurons to
+    form, far from enough to rank losses. The rate is the best of the ladder at 48 channels, scaled
+    by the inverse of the width.
+    """
+    config = dataclasses.replace(size("2M", data), steps=400, warmup_steps=20, decay_steps=100)
+    config = dataclasses.replace(config, lr=1e-2 * 48 / 160, activation_lr_scale=160 / 48)
+    return Recipe(
+        dataclasses.replace(config, eval_every=100, checkpoint_every=50),
+        (
+            Variant(name="SwiGLU", activation="silu", gated=True),
+            Variant(name="ReLU2", activation="relu2"),
+            Variant(name="ReLU", activation="relu"),
+            Variant(name="ReGLU", activation="relu", gated=True),
+            Variant(name="dReLU", activation="relu", gated=True, activate_up=True),
+            Variant(name="xIELU", activation="xielu"),
+            Variant(name="GELU", activation="gelu"),
+            Variant(name="xIPReLU", activation="xiprelu"),
+            Variant(name="xSSSLUR2", activation="xssslur2"),
+        ),
     )
 
 
