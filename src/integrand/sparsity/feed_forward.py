@@ -1,0 +1,172 @@
+"""The feed-forward blocks of a model, by what they compute.
+
+Dimensions: D d_model, H d_hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from integrand.errors import Error
+from integrand.models.swap_blocks import linear_maps
+from integrand.models.swap_sites import Candidate, survey
+
+Form = Literal["plain", "gated", "both"]
+
+
+class Matrix(NamedTuple):
+    """A linear map as `F.linear` takes it: weight (out, in), a view, and bias (out) or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(eq=False, frozen=True, slots=True)
+class FeedForward:
+    """One block: y = down(h) with h (..., H) by its form.
+
+    plain: h = act(up x); gated: h = act(gate x) * (up x); both: h = act(gate x) * act(up x), dReLU
+    for ReLU (arXiv:2406.05955).
+    """
+
+    name: str
+    module: nn.Module
+    form: Form
+    act: Callable[[Tensor], Tensor]
+    inner: tuple[nn.Module, ...]  # (up,), (gate, up), or one map that holds both, gate first
+    down: nn.Module
+
+    @property
+    def d_hidden(self) -> int:
+        return self.matrices()[-1].weight.shape[1]
+
+    def matrices(self) -> tuple[Matrix | None, Matrix, Matrix]:
+        """(gate, up, down) as they are now: (H, D), (H, D) and (D, H); a plain block has no gate."""
+        maps = [_matrix(m) for m in self.inner]
+        if self.form != "plain" and len(maps) == 1:
+            weight, bias = maps[0]
+            biases = bias.chunk(2) if bias is not None else (None, None)
+            maps = [Matrix(w, b) for w, b in zip(weight.chunk(2), biases, strict=True)]
+        gate = maps[0] if self.form != "plain" else None
+        return gate, maps[-1], _matrix(self.down)
+
+    def inner_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The values (..., H) before the activation: (up x,) or (gate x, up x)."""
+        values = [m(x) for m in self.inner]
+        if self.form != "plain" and len(values) == 1:
+            values = list(values[0].chunk(2, dim=-1))
+        return tuple(values)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """h (..., H), what enters the map back."""
+        return _hidden(self.form, self.act, self.inner_values(x))
+
+
+def feed_forwards(model: nn.Module) -> list[FeedForward]:
+    """Every feed-forward block of `model` in its order, each checked by running it.
+
+    A block counts where its activation is an attribute or a child, and what enters its map back is
+    exactly one of the forms above of what its other maps give: a block that does anything else
+    (a norm inside, dropout in training mode) is none.
+
+    Raises:
+        Error: there is none, with the reason of the first candidate.
+    """
+    found, reasons = [], []
+    for candidate in survey(model).candidates:
+        block = _understood(candidate)
+        if isinstance(block, FeedForward):
+            found.append(block)
+        else:
+            reasons.append(f"'{candidate.name}' {block}")
+    if not found:
+        reason = reasons[0] if reasons else "no activation is an attribute or a child of a module"
+        raise Error(
+            "sparsity needs feed-forward blocks act(up x) or act(gate x) * (up x) with a linear map"
+            f" back, got none: {reason}"
+        )
+    return found
+
+
+def _understood(candidate: Candidate) -> FeedForward | str:
+    """The block around an activation, or why it is not one that is understood."""
+    parent = candidate.parent
+    maps = [parent.get_submodule(m.name) for m in linear_maps(parent) if not m.stacked]
+    if candidate.block is None or len(maps) not in (2, 3):
+        return candidate.reason or "is not in a block with its own two or three linear maps"
+    if any(_is_strange(m) for m in maps):
+        return "is in a block whose linear maps hold no matrix of floats"
+    *inner, down = maps
+    name = candidate.name.rpartition(".")[0]
+    act = candidate.old
+    given, entered = _probe(parent, inner, down)
+    for form, order in _hypotheses(candidate.block.kind, inner):
+        values = [given[m] for m in order]
+        if form != "plain" and len(order) == 1:
+            values = list(values[0].chunk(2, dim=-1))
+        with torch.no_grad():
+            expected = _hidden(form, act, tuple(values))
+        # the block may fuse its product: one rounding less
+        spread = 4 * torch.finfo(entered.dtype).eps * expected.abs().max()
+        if expected.shape == entered.shape and bool((expected - entered).abs().max() <= spread):
+            return FeedForward(name, parent, form, act, tuple(order), down)
+    return "is in a block that does something else between its linear maps"
+
+
+def _hypotheses(kind: str, inner: list[nn.Module]) -> Iterator[tuple[Form, tuple[nn.Module, ...]]]:
+    if kind == "plain":
+        yield "plain", tuple(inner)
+        return
+    orders = [tuple(inner), tuple(reversed(inner))][: len(inner)]
+    yield from (("gated", order) for order in orders)
+    yield from (("both", order) for order in orders[:1])
+
+
+def _hidden(form: Form, act: Callable[[Tensor], Tensor], values: tuple[Tensor, ...]) -> Tensor:
+    first = act(values[0])
+    if form == "plain":
+        return first
+    return first * (act(values[1]) if form == "both" else values[1])
+
+
+def _probe(
+    block: nn.Module, inner: list[nn.Module], down: nn.Module
+) -> tuple[dict[nn.Module, Tensor], Tensor]:
+    """What each inner map gives and what enters the map back, for a few random rows."""
+    given: dict[nn.Module, Tensor] = {}
+    entered: list[Tensor] = []
+    weight = _matrix(inner[0]).weight
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, 5, weight.shape[1], generator=generator).to(weight)
+    hooks = [
+        m.register_forward_hook(lambda module, _, out: given.update({module: out.detach()}))
+        for m in inner
+    ]
+    hooks.append(down.register_forward_pre_hook(lambda _, args: entered.append(args[0].detach())))
+    training = {m: m.training for m in block.modules()}
+    try:
+        block.eval()
+        with torch.no_grad():
+            block(rows)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, was in training.items():
+            module.training = was
+    return given, entered[0]
+
+
+def _matrix(module: nn.Module) -> Matrix:
+    weight, bias = module.weight, getattr(module, "bias", None)
+    # transformers' Conv1D holds its matrix as (in, out)
+    return Matrix(weight.t() if hasattr(module, "nf") else weight, bias)
+
+
+def _is_strange(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point()
