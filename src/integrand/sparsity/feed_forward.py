@@ -46,7 +46,7 @@ class FeedForward:
         return self.matrices()[-1].weight.shape[1]
 
     def matrices(self) -> tuple[Matrix | None, Matrix, Matrix]:
-        """(gate, up, down) as they are now: (H, D), (H, D) and (D, H); a plain block has no gate."""
+        """(gate, up, down), now: weights (H, D), (H, D) and (D, H); a plain block has no gate."""
         maps = [_matrix(m) for m in self.inner]
         if self.form != "plain" and len(maps) == 1:
             weight, bias = maps[0]
