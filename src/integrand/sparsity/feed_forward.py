@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +162,7 @@ def _probe(
 
 
 def _matrix(module: nn.Module) -> Matrix:
-    weight, bias = module.weight, getattr(module, "bias", None)
+    weight, bias = cast(Tensor, module.weight), getattr(module, "bias", None)
     # transformers' Conv1D holds its matrix as (in, out)
     return Matrix(weight.t() if hasattr(module, "nf") else weight, bias)
 

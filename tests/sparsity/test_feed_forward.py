@@ -1,0 +1,102 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from integrand.activation import activation
+from integrand.errors import Error
+from integrand.models.decoder import Decoder, DecoderConfig
+from integrand.sparsity import FeedForward, feed_forwards
+
+
+def decoder(gated: bool, both: bool = False, act: str = "relu") -> Decoder:
+    config = DecoderConfig(
+        **{"vocab_size": 8, "d_model": 16, "d_hidden": 24, "layers": 2, "heads": 2, "kv_heads": 2},
+        **{"gated": gated, "activate_up": both},
+    )
+    return Decoder(config, activation(act))
+
+
+def entering(block: FeedForward, x: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    hook = block.down.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    block.module(x)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "form"),
+    [
+        (decoder(True), "gated"),
+        (decoder(True, both=True), "both"),
+        (decoder(False, act="xielu"), "plain"),
+        (decoder(False, act="relu2").bfloat16(), "plain"),
+    ],
+)
+def test_our_blocks(model: Decoder, form: str) -> None:
+    blocks = feed_forwards(model)
+    assert [(b.name, b.form, b.d_hidden) for b in blocks] == [
+        (f"model.layers.{i}.mlp", form, 24) for i in range(2)
+    ]
+    x = torch.randn(3, 16).to(model.lm_head.weight.dtype)
+    torch.testing.assert_close(blocks[0].hidden(x), entering(blocks[0], x))
+
+
+def transformers_models() -> list[tuple[str, str, dict[str, int], str]]:
+    llama = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    llama |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 64}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    gpt = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 64, **ids}
+    opt = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    opt |= {"vocab_size": 64, "word_embed_proj_dim": 32}
+    return [
+        ("LlamaConfig", "LlamaForCausalLM", llama, "gated"),
+        ("Phi3Config", "Phi3ForCausalLM", llama | ids, "gated"),
+        ("ArceeConfig", "ArceeForCausalLM", llama | ids, "plain"),
+        ("GPT2Config", "GPT2LMHeadModel", gpt, "plain"),
+        ("OPTConfig", "OPTForCausalLM", opt, "plain"),
+    ]
+
+
+@pytest.mark.parametrize(("config", "model", "sizes", "form"), transformers_models())
+def test_blocks_of_transformers(config: str, model: str, sizes: dict[str, int], form: str) -> None:
+    import transformers
+
+    built = getattr(transformers, model)(getattr(transformers, config)(**sizes)).eval()
+    blocks = feed_forwards(built)
+    assert [b.form for b in blocks] == [form] * 2
+    gate, up, down = blocks[1].matrices()
+    assert (gate is None) == (form == "plain")
+    assert down.weight.shape == up.weight.shape[::-1]
+    # what the matrices say is what the block computes
+    x = torch.randn(4, 32)
+    values = [nn.functional.linear(x, *m) for m in (gate, up) if m is not None]
+    for ours, theirs in zip(values, blocks[1].inner_values(x), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+class Swapped(nn.Module):
+    """A gated block whose gate is registered second, with a norm inside if asked."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.value, self.gating = nn.Linear(8, 32), nn.Linear(8, 32)
+        self.back = nn.Linear(32, 8)
+        self.act = nn.SiLU()
+        self.norm = nn.LayerNorm(32) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.back(self.norm(self.act(self.gating(x)) * self.value(x)))
+
+
+def test_the_gate_is_found_by_what_it_does() -> None:
+    block = Swapped(norm=False)
+    (found,) = feed_forwards(nn.Sequential(block))
+    assert found.inner == (block.gating, block.value)
+
+
+def test_a_block_that_does_more_is_refused_with_the_reason() -> None:
+    with pytest.raises(Error, match=r"'0\.act' is in a block that does something else"):
+        feed_forwards(nn.Sequential(Swapped(norm=True)))
+    with pytest.raises(Error, match="no activation is an attribute"):
+        feed_forwards(nn.Linear(4, 4))
