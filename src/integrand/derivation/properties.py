@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from mpmath import mp
 
+from integrand.derivation.criticality import Criticality, Kernel, criticality
 from integrand.derivation.exact import breakpoints, exact
-from integrand.derivation.numeric import NumpyOps
-from integrand.derivation.program import Program, evaluate
+from integrand.derivation.gaussian import Array, function, normal
+from integrand.derivation.program import Program
 from integrand.spec import Spec
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 _ORDERS = 5
 
 
@@ -36,6 +36,7 @@ class Properties:
     - `roots`: isolated zeros of f; `zero_on`: intervals on which f is 0
     - `minima`: local minima (x, f(x))
     - `mean`, `second_moment`, `gradient_second_moment`: E f(z), E f(z)^2, E f'(z)^2, z ~ N(0, 1)
+    - `criticality`: universality class, and the initialisation at which signals keep their size
     """
 
     values: dict[str, float]
@@ -52,15 +53,25 @@ class Properties:
     mean: float
     second_moment: float
     gradient_second_moment: float
+    criticality: Criticality
 
     @property
     def gain(self) -> float:
         """1/sqrt(E f^2): the weight gain that keeps the variance of N(0, 1) pre-activations."""
-        return 1 / math.sqrt(self.second_moment) if self.second_moment > 0 else math.inf
+        return _gain(self.second_moment)
+
+    @property
+    def gradient_gain(self) -> float:
+        """1/sqrt(E f'^2): the weight gain that keeps the variance of gradients there."""
+        return _gain(self.gradient_second_moment)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data."""
-        return {**asdict(self), "gain": self.gain}
+        return {**asdict(self), "gain": self.gain, "gradient_gain": self.gradient_gain}
+
+
+def _gain(second_moment: float) -> float:
+    return 1 / math.sqrt(second_moment) if second_moment > 0 else math.inf
 
 
 def properties(
@@ -69,19 +80,7 @@ def properties(
     """The properties of a derived activation at its initial, or the given, parameter values."""
     at = {**spec.values(), **(values or {})}
 
-    def function(name: str) -> Callable[[Any], Array]:
-        o = NumpyOps(64)
-        params = {k: o.array(v) for k, v in at.items()}
-
-        def run(x: Any) -> Array:
-            points = o.array(x)
-            with np.errstate(all="ignore"):
-                (y,) = evaluate(program, o, points, params, [name])
-            return np.broadcast_to(y, points.shape)
-
-        return run
-
-    f, df = function("f"), function("df")
+    f, df = function(program, at, "f"), function(program, at, "df")
     with mp.workdps(60):
         exact_values = {k: mp.mpf(repr(v)) for k, v in at.items()}
         cuts = breakpoints(spec.node, exact_values, mp)
@@ -100,7 +99,7 @@ def properties(
         if u < 0 < v
         for x in [_bisect(df, a, b)]
     ]
-    z, weight = _normal(list(classes))
+    z, weight = normal(1.0, list(classes))
     kinds = list(classes.values())
     return Properties(
         values=at,
@@ -117,6 +116,7 @@ def properties(
         mean=float(weight @ f(z)),
         second_moment=float(weight @ f(z) ** 2),
         gradient_second_moment=float(weight @ df(z) ** 2),
+        criticality=criticality(Kernel(program, at, list(classes))),
     )
 
 
@@ -213,12 +213,3 @@ def _zeros(
             roots.append(_bisect(f, points[i], points[i + 1]))
         i += 1
     return roots, flat
-
-
-def _normal(cuts: list[float]) -> tuple[Array, Array]:
-    """Gauss-Legendre nodes between breakpoints and half-integers, times the normal density."""
-    edges = np.unique(np.concatenate([np.arange(-26, 27) / 2.0, [c for c in cuts if abs(c) < 13]]))
-    t, w = np.polynomial.legendre.leggauss(24)
-    half = np.diff(edges)[:, None] / 2
-    z = ((edges[:-1] + edges[1:])[:, None] / 2 + half * t).ravel()
-    return z, (half * w).ravel() * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)

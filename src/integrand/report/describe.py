@@ -73,7 +73,18 @@ def _properties(p: dict[str, Any]) -> list[str]:
         f"  under N(0,1)   E f = {_number(p['mean'])}, E f^2 = {_number(p['second_moment'])},"
         f" E f'^2 = {_number(p['gradient_second_moment'])}"
     )
+    found = p["criticality"]
+    lines.append(f"  universality   {found['universality']}" + _critical(found))
     return lines
+
+
+def _critical(found: dict[str, Any]) -> str:
+    """The initialisation at which signals keep their size, if there is one."""
+    if found["weight"] is None:
+        return ": no initialisation keeps both signals and their differences"
+    at = "" if not found["variance"] else f" at variance {_number(found['variance'])}"
+    bias = f", biases N(0, {_number(found['bias'])})" if found["bias"] else ""
+    return f": critical{at} with weights N(0, {_number(found['weight'])} / fan_in){bias}"
 
 
 def _number(value: float | str) -> str:
