@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -168,3 +169,17 @@ def test_a_plain_block_has_no_second_projection_to_activate() -> None:
             **{"vocab_size": 8, "d_model": 8, "d_hidden": 8, "layers": 1, "heads": 1},
             **{"kv_heads": 1, "gated": False, "activate_up": True},
         )
+
+
+def test_a_compiled_graph_computes_its_angles_once() -> None:
+    model = Decoder(SCALED, activation("relu"))
+    calls: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        calls.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(tokens()), model(tokens()), rtol=0, atol=0)
+    assert sum("angles" in call for call in calls) == 1
+    assert not {"cos", "sin"} & set(calls)

@@ -8,8 +8,10 @@ Dimensions: B batch, T positions, D d_model, F d_hidden, H heads, K key/value he
 V vocabulary.
 """
 
+import dataclasses
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,17 +105,41 @@ def rotation(config: DecoderConfig, positions: Tensor, like: Tensor) -> tuple[Te
 
     Computed in fp32. Positions (B, 1, T), a row's own, give (B, 1, T, E).
     """
-    width = config.d_model // config.heads
-    exponent = torch.arange(0, width, 2, dtype=torch.float32, device=like.device) / width
-    frequency = config.rope_theta**-exponent  # (E/2,)
-    if (scaling := config.rope_scaling) is not None:
-        turns = scaling.original_context * frequency / (2 * math.pi)
-        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    scaling = config.rope_scaling and dataclasses.astuple(config.rope_scaling)
+    given = positions, config.d_model // config.heads, config.rope_theta, scaling or [], like.dtype
+    # Inductor would compute the angles again in every layer, for every head and sequence
+    compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    return _angles_once(*given) if compiling else _angles(*given)
+
+
+def _angles(
+    positions: Tensor, width: int, theta: float, scaling: Sequence[float], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    exponent = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
+    frequency = theta**-exponent  # (E/2,)
+    if scaling:
+        factor, low, high, context = scaling
+        turns = context * frequency / (2 * math.pi)
         share = ((turns - low) / (high - low)).clamp(0, 1)
-        frequency = share * frequency + (1 - share) * frequency / scaling.factor
+        frequency = share * frequency + (1 - share) * frequency / factor
     angle = positions.float().unsqueeze(-1) * frequency
     angle = torch.cat((angle, angle), dim=-1)
-    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+@torch.library.custom_op("integrand::angles", mutates_args=())
+def _angles_once(
+    positions: Tensor, width: int, theta: float, scaling: Sequence[float], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    return _angles(positions, width, theta, scaling, dtype)
+
+
+@_angles_once.register_fake
+def _(
+    positions: Tensor, width: int, theta: float, scaling: Sequence[float], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    shape = *positions.shape, width
+    return positions.new_empty(shape, dtype=dtype), positions.new_empty(shape, dtype=dtype)
 
 
 def apart(documents_BT: Tensor) -> tuple[Tensor, Tensor]:
