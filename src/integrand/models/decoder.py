@@ -105,8 +105,8 @@ def rotation(config: DecoderConfig, positions: Tensor, like: Tensor) -> tuple[Te
 
     Computed in fp32. Positions (B, 1, T), a row's own, give (B, 1, T, E).
     """
-    scaling = config.rope_scaling and dataclasses.astuple(config.rope_scaling)
-    given = positions, config.d_model // config.heads, config.rope_theta, scaling or [], like.dtype
+    scaling = dataclasses.astuple(config.rope_scaling) if config.rope_scaling else ()
+    given = positions, config.d_model // config.heads, config.rope_theta, scaling, like.dtype
     # Inductor would compute the angles again in every layer, for every head and sequence
     compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
     return _angles_once(*given) if compiling else _angles(*given)
