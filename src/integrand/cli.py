@@ -348,9 +348,10 @@ def train(
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     config = dataclasses.replace(config, **changes)
     if dry_run:
-        for variant in chosen:
-            own = variant_config(config, variant)
-            print(f"{variant.name}: {describe(own, activations[variant.activation])}")
+        found = [describe(variant_config(config, v), activations[v.activation]) for v in chosen]
+        for variant, own in zip(chosen, found, strict=True):
+            print(f"{variant.name}: {own}")
+        print(f"{len(found)} runs, {sum(own.flops for own in found):.3g} FLOP in all")
         return 0
     summary = matched(config, chosen, out, activations=activations, sinks=sink)
     _keep(json, summary)

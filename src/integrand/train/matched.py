@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ def matched(
         variants, configs, [chosen(c, a) for c, a in zip(configs, given, strict=True)]
     )
     tokens = prepare(config.data, cache_dir)
+    there = sum(map(len, tokens.train))
+    if (passes := config.steps * config.batch_size * config.context / there) > 1 and not quiet:
+        text = f"{passes:.1f} passes over {there:,} tokens; more text is better"
+        print(text, file=sys.stderr, flush=True)
     records = []
     for place, (variant, own, activation) in enumerate(zip(variants, configs, given, strict=True)):
         records.append(

@@ -1,6 +1,7 @@
 """Runs of a study, one after the other; as many processes as one likes share the folder."""
 
 import json
+import re
 import shutil
 import statistics
 import sys
@@ -252,7 +253,9 @@ def _keep_plan(plan: Plan, out_dir: Path, records: Sequence[Record], cells: list
         entry["seeds"] = seeds(plan, rung, records)
     counts = Counter(r["arm"] for r in records) + Counter(c.arm for c in cells)
     kept["planned"] = {arm: counts[arm] for arm in ("tune", "short")}
-    write_json(out_dir / "study.json", {**kept, "command": command()})
+    # how many runs one process does is not what the study is
+    own = re.sub(r" --runs[ =]\d+", "", command())
+    write_json(out_dir / "study.json", {**kept, "command": own})
 
 
 def _sweep(out_dir: Path, records: Sequence[Record]) -> None:
