@@ -327,25 +327,34 @@ def largest_within(rise: Callable[[float], float], most: float, tolerance: float
     evaluations close the bracket where bisection takes ten.
     """
     low, high = (0.0, 0.0), (1.0, math.inf)
-    x = 0.2
-    for step in range(40):
+    x, halved = 0.2, True
+    while True:
+        before = high[0] - low[0]
         y = rise(x)
         low, high = ((x, y), high) if y <= most else (low, (x, y))
-        if high[0] - low[0] <= tolerance:
-            break
-        known = [p for p in (low, high) if 0 < p[1] < math.inf]
-        aim = (low[0] + high[0]) / 2
-        if known and step % 4 != 3:
-            power = 2.0
-            if len(known) == 2 and low[0] > 0:
-                power = math.log(high[1] / low[1]) / math.log(high[0] / low[0])
-            near = min(known, key=lambda p: abs(math.log(p[1] / most)))
-            if power > 0:
-                aim = near[0] * (most / near[1]) ** (1 / power)
-        past = tolerance * (0.45 if high[0] - aim > aim - low[0] else -0.45)
-        edge = min(tolerance, high[0] - low[0]) / 2
-        x = min(max(aim + past, low[0] + edge), high[0] - edge)
-    return low[0]
+        width = high[0] - low[0]
+        if width <= tolerance:
+            return low[0]
+        aim = _power_law(low, high, most) if halved else None
+        if aim is None:
+            aim = (low[0] + high[0]) / 2
+        else:
+            aim += tolerance * (0.45 if high[0] - aim > aim - low[0] else -0.45)
+        halved = not halved or width <= before / 2
+        edge = min(tolerance, width) / 2
+        x = min(max(aim, low[0] + edge), high[0] - edge)
+
+
+def _power_law(low: tuple[float, float], high: tuple[float, float], most: float) -> float | None:
+    """Where c x^p reaches `most`, through both points, or one with p = 2; None without any."""
+    known = [p for p in (low, high) if p[0] > 0 and 0 < p[1] < math.inf]
+    if not known:
+        return None
+    power = 2.0
+    if len(known) == 2:
+        power = math.log(high[1] / low[1]) / math.log(high[0] / low[0])
+    x, y = min(known, key=lambda p: abs(math.log(p[1] / most)))
+    return x * (most / y) ** (1 / power) if power > 0 else None
 
 
 def _layer(model: nn.Module, block: FeedForward) -> nn.Module | None:
