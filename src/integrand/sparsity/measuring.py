@@ -160,8 +160,8 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
     rows, _ = _encoded(data, folder / TOKENIZER, context, max(1, tokens // context))
     act = config.get("hidden_act") or config.get("activation_function") or "unknown"
     if published:  # what config says is not what they compute
-        layer = model.get_submodule("model.layers.0.mlp.act_fn")
-        act = getattr(layer, "spec", None).name if hasattr(layer, "spec") else "fatrelu"
+        spec = getattr(model.get_submodule("model.layers.0.mlp.act_fn"), "spec", None)
+        act = spec.name if spec is not None else "fatrelu"
     return Subject(name.replace("/", "--"), act.removeprefix("integrand/"), model, rows, None)
 
 

@@ -209,10 +209,9 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             )
     # up_weight of a gated block is as Linear has it, that of a plain one the other way round
     for name in [n for n in found if n.endswith("up_weight")]:
-        tensor = found.pop(name)
-        found[name.removesuffix("up_weight") + "up_proj.weight"] = (
-            tensor if _gated(found) else tensor.t()
-        )
+        block, tensor = name.removesuffix("up_weight"), found.pop(name)
+        gated = f"{block}gate_proj.weight" in found
+        found[f"{block}up_proj.weight"] = tensor if gated else tensor.t()
     return found
 
 
