@@ -91,7 +91,11 @@ def measure(
 def _known(path: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except DataError as error:
+        log.warning("measuring again: %s", error)
+        return None
     return found if isinstance(found, dict) and found.get("identity") == identity else None
 
 
