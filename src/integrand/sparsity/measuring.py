@@ -104,7 +104,7 @@ def _identity(subject: Subject) -> dict[str, Any]:
     weights = hashlib.sha256()
     for name, tensor in sorted(subject.model.state_dict().items()):
         weights.update(name.encode())
-        weights.update(tensor.contiguous().view(torch.uint8).numpy(force=True).tobytes())
+        weights.update(tensor.flatten().view(torch.uint8).numpy(force=True).tobytes())
     rows = hashlib.sha256(subject.rows.numpy().tobytes())
     return {"weights": weights.hexdigest(), "rows": rows.hexdigest(), "format": FORMAT}
 
