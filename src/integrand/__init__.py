@@ -41,6 +41,7 @@ __all__ = [
     "names",
     "nn",
     "read_spec",
+    "sparsity",
     "swap",
 ]
 
@@ -53,4 +54,8 @@ def __getattr__(name: str) -> object:
         from integrand.certificate import certify
 
         return certify
+    if name == "sparsity":
+        import integrand.sparsity
+
+        return integrand.sparsity
     raise AttributeError(f"module 'integrand' has no attribute '{name}'")

@@ -513,6 +513,39 @@ def inspect(where: str, /, html: Path | None = None, json: Path | None = None) -
     return 0
 
 
+def sparsity(
+    model: str,
+    /,
+    data: str | None = None,
+    tokens: int = 16_384,
+    out: Path | None = None,
+    json: Path | None = None,
+) -> int:
+    """Measure how sparse a model's feed-forward blocks are, and what leaving neurons out costs.
+
+    Args:
+        model: a run's folder, a folder of runs, a folder that transformers loads, or a hub id such
+            as SparseLLM/relu2-100B.
+        data: the text: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME
+            (default: the held-out text of a run).
+        tokens: of the text.
+        out: a folder for NAME.json of each model and summary.json; the same command goes on after a
+            stop.
+        json: also write the summary as JSON.
+    """
+    from integrand.report.tables import sparsity as table
+    from integrand.sparsity.measuring import measure
+
+    if tokens < 1:
+        from integrand.errors import SpecError
+
+        raise SpecError(f"--tokens must be at least 1, got {tokens}")
+    summary = measure(model, out, data, tokens)
+    _keep(json, summary)
+    print(table(summary["models"]).plain())
+    return 0
+
+
 def report(folder: Path, /) -> int:
     """Write report.html and report.json from the results in a folder, or fill a page's tables.
 
@@ -556,6 +589,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "export": export,
     "evaluate": evaluate,
     "inspect": inspect,
+    "sparsity": sparsity,
     "report": report,
     "demo": demo,
 }

@@ -1,5 +1,15 @@
 """Activation sparsity: measured on any model, induced in training, turned into decode speed."""
 
+from integrand.sparsity.analysis import Analysis, Layer, analyze
 from integrand.sparsity.feed_forward import FeedForward, Matrix, feed_forwards
+from integrand.sparsity.masking import masking
 
-__all__ = ["FeedForward", "Matrix", "feed_forwards"]
+__all__ = [
+    "Analysis",
+    "FeedForward",
+    "Layer",
+    "Matrix",
+    "analyze",
+    "feed_forwards",
+    "masking",
+]

@@ -1,0 +1,214 @@
+"""Models by name measured: what a run, an exported folder or a hub id is, and the results kept."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from integrand.errors import DataError
+from integrand.models.checkpoints.places import Folder
+from integrand.models.checkpoints.ranges import read_json as read_config
+from integrand.sparsity.analysis import analyze
+from integrand.sparsity.published import is_published, load_published
+from integrand.train.batches import Windows
+from integrand.train.config import TrainConfig
+from integrand.train.evaluate import held_out_windows
+from integrand.train.files import read_json, write_json
+from integrand.train.runs import IDENTITY, TOKENIZER, WEIGHTS, command, load_run
+from integrand.train.text import Documents
+from integrand.train.tokenizer import load_tokenizer
+from integrand.train.tokenizer import separator as separator_of
+from integrand.train.tokens import prepare
+
+FORMAT = 1  # of what a result file holds
+TOKENS = 16_384
+CONTEXT = 512  # of a model that is no run of ours
+log = logging.getLogger("integrand")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A loaded model with the tokens it is measured on."""
+
+    name: str
+    activation: str
+    model: nn.Module
+    rows: Tensor  # (N, T + 1)
+    separator: int | None  # of a model trained with documents apart
+
+
+def measure(
+    where: str, out: Path | None = None, data: str | None = None, tokens: int = TOKENS
+) -> dict[str, Any]:
+    """Analyses of one model, or of every finished run in a folder: {"kind": "sparsity", "models"}.
+
+    With `out` each result is written to out/NAME.json as it is there, and out/summary.json holds
+    all of them; a call finds what an earlier one has measured on the same weights and tokens.
+
+    Args:
+        where: a run's folder (measured on its own held-out text), a folder of runs, a folder that
+            transformers or `load_published` loads, or a hub id.
+        data: a text in its place, as `integrand train --data` takes it.
+        tokens: how many are read, rounded to whole rows.
+
+    Raises:
+        DataError: no such model, or no text.
+    """
+    rows = []
+    for subject in _subjects(where, data, tokens):
+        kept = out / f"{subject.name}.json" if out is not None else None
+        identity = _identity(subject)
+        row = _known(kept, identity)
+        if row is None:
+            analysis = analyze(
+                subject.model, subject.rows, separator=subject.separator, label=subject.name
+            )
+            row = {
+                "name": subject.name,
+                "activation": subject.activation,
+                "form": analysis.layers[0].form,
+                "parameters": sum(p.numel() for p in subject.model.parameters()),
+                "identity": identity,
+                **analysis.to_dict(),
+            }
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                write_json(kept, row)
+        rows.append(row)
+    summary = {"kind": "sparsity", "models": rows, "command": command()}
+    if out is not None:
+        write_json(out / "summary.json", summary)
+    return summary
+
+
+def _known(path: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None:
+    if path is None or not path.exists():
+        return None
+    try:
+        found = read_json(path)
+    except DataError as error:
+        log.warning("measuring again: %s", error)
+        return None
+    return found if isinstance(found, dict) and found.get("identity") == identity else None
+
+
+def _identity(subject: Subject) -> dict[str, Any]:
+    """What a result depends on."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(subject.model.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.flatten().view(torch.uint8).numpy(force=True).tobytes())
+    rows = hashlib.sha256(subject.rows.numpy().tobytes())
+    return {"weights": weights.hexdigest(), "rows": rows.hexdigest(), "format": FORMAT}
+
+
+def _subjects(where: str, data: str | None, tokens: int) -> Iterator[Subject]:
+    folder = Path(where).expanduser()
+    if (folder / IDENTITY).exists():
+        yield _run(folder, data, tokens)
+        return
+    runs = sorted(p.parent for p in folder.glob(f"*/{IDENTITY}"))
+    if runs:
+        finished = [r for r in runs if (r / WEIGHTS).exists()]
+        if not finished:
+            raise DataError(f"{where} must hold a finished run, got {len(runs)} unfinished ones")
+        for run in runs:
+            if run in finished:
+                yield _run(run, data, tokens)
+            else:
+                log.warning("left out %s: it has no %s yet", run, WEIGHTS)
+        return
+    yield _checkpoint(where, data, tokens)
+
+
+def _run(folder: Path, data: str | None, tokens: int) -> Subject:
+    config = TrainConfig.from_dict(read_json(folder / IDENTITY)["config"])
+    if not (folder / WEIGHTS).exists():
+        raise DataError(f"{folder} must hold a finished run, got no {WEIGHTS}; train it to its end")
+    model = load_run(folder)
+    count = max(1, tokens // config.context)
+    if data is None:
+        known = prepare(config.data)
+        rows = held_out_windows(Windows(known.held_out, config.context), count)
+        end = known.separator
+    else:
+        rows, end = _encoded(data, folder / TOKENIZER, config.context, count)
+    name = "drelu" if config.model.activate_up else config.activation
+    apart = end if config.mask_documents else None
+    return Subject(folder.resolve().name, name, model, rows, apart)
+
+
+def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
+    if data is None:
+        raise DataError(f"{where} is no run with text of its own; pass --data, such as python-docs")
+    folder, name = Path(where).expanduser(), where.rpartition("@")[0] or where
+    if not folder.is_dir():
+        folder = _fetched(where)
+    config = read_config(Folder(folder), "config.json")
+    if config is None:
+        raise DataError(
+            f"{where} must be a run, a folder of runs, a folder with a config.json or a hub id, "
+            "got none of them; check the path"
+        )
+    name = Path(name).expanduser().resolve().name if Path(name).exists() else name
+    published = is_published(folder)
+    model = load_published(folder, name) if published else _transformers(folder)
+    context = min(CONTEXT, config.get("max_position_embeddings") or CONTEXT)
+    rows, _ = _encoded(data, folder / TOKENIZER, context, max(1, tokens // context))
+    act = config.get("hidden_act") or config.get("activation_function") or "unknown"
+    if published:  # what config says is not what they compute
+        spec = getattr(model.get_submodule("model.layers.0.mlp.act_fn"), "spec", None)
+        act = spec.name if spec is not None else "fatrelu"
+    return Subject(name.replace("/", "--"), act.removeprefix("integrand/"), model, rows, None)
+
+
+def _fetched(where: str) -> Path:
+    """A hub id's files without pickled weights, in the hub's own cache."""
+    from integrand.models.checkpoints.places import place
+
+    place(where)  # says in one sentence what is wrong with a path or an id
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = where.partition("@")
+    patterns = ["*.json", "*.safetensors"]
+    return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+
+
+def _transformers(folder: Path) -> nn.Module:
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError:
+        raise DataError(
+            f"loading {folder} needs transformers; pip install 'integrand[demo]'"
+        ) from None
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def _encoded(data: str, tokenizer: Path, context: int, count: int) -> tuple[Tensor, int]:
+    """The first `count` rows of context + 1 tokens of a text, and the id between documents."""
+    if not tokenizer.exists():
+        raise DataError(
+            f"{tokenizer.parent} must hold a tokenizer.json to read a text, got none; save one "
+            "there, or pass token ids to integrand.sparsity.analyze"
+        )
+    known = load_tokenizer(tokenizer)
+    end, wanted = separator_of(known), count * context + 1
+    ids: list[int] = []
+    for text in Documents(data, 100 * wanted):
+        ids += [*known.encode(text).ids, end]
+        if len(ids) >= wanted:
+            break
+    rows = min(count, (len(ids) - 1) // context)
+    if rows < 1:
+        raise DataError(
+            f"{data} must hold {context + 1} tokens at least, got {len(ids)}; pass a longer text"
+        )
+    found = torch.tensor(ids[: rows * context + 1])
+    return found.unfold(0, context + 1, context).contiguous(), end

@@ -1,0 +1,114 @@
+"""`integrand sparsity` on runs and on exported folders."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from integrand import cli
+from integrand.errors import DataError
+from integrand.sparsity import measuring
+from integrand.sparsity.measuring import measure
+from integrand.train import DataConfig, Variant, export_run, matched
+from integrand.train.recipes import demo
+
+WORDS = ["the", "gradient", "of", "a", "sum", "is", "neuron", "that", "zero", "adds", "none"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs of a few steps, relu2 and swiglu, and one without weights."""
+    import dataclasses
+
+    folder = tmp_path_factory.mktemp("runs")
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(WORDS, k=60)) for _ in range(400)]
+    lines = "\n".join(json.dumps({"text": t}) for t in texts)
+    (folder / "text.jsonl").write_text(lines)
+    config, _ = demo(str(folder / "text.jsonl"))
+    model = dataclasses.replace(
+        config.model, vocab_size=300, d_model=32, d_hidden=64, layers=2, heads=2, kv_heads=2
+    )
+    data = DataConfig(source=str(folder / "text.jsonl"), vocab_size=300, held_out=0.1)
+    config = dataclasses.replace(
+        *(config,),
+        **{"model": model, "data": data, "steps": 4, "warmup_steps": 1, "decay_steps": 1},
+        **{"batch_size": 4, "context": 16, "eval_sequences": 4, "compile": False},
+    )
+    variants = [Variant(name="relu2", activation="relu2", gated=False)]
+    variants += [Variant(name="swiglu", activation="silu", gated=True)]
+    matched(config, variants, folder / "out")
+    unfinished = folder / "out" / "unfinished"
+    unfinished.mkdir()
+    shutil.copyfile(folder / "out" / "relu2" / "run.json", unfinished / "run.json")
+    return folder
+
+
+def test_a_folder_of_runs_is_measured_once(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sparsity", str(runs / "out"), "--tokens", "320", "--out", str(tmp_path / "found")]
+    assert cli.main([*command, "--json", str(tmp_path / "all.json")]) == 0
+    told = capsys.readouterr().out
+    assert "relu2" in told and "swiglu" in told
+    summary = json.loads((tmp_path / "found" / "summary.json").read_text())
+    assert summary["kind"] == "sparsity" and [m["name"] for m in summary["models"]] == [
+        "relu2",
+        "swiglu",
+    ]
+    keys = "activation loss exact_zeros cett_ppl_1 reuse coactivation_gap predictor_recall"
+    assert all(k in m for m in summary["models"] for k in [*keys.split(), "decode_speedup"])
+    relu2, swiglu = summary["models"]
+    assert relu2["form"] == "plain" and swiglu["form"] == "gated"
+    assert relu2["exact_zeros"] > 0.2 and swiglu["exact_zeros"] < 0.01
+    assert relu2["tokens"] == 320
+    assert json.loads((tmp_path / "all.json").read_text())["models"] == summary["models"]
+
+    # what is there is taken, and nothing else is: other tokens are another measurement
+    calls: list[str] = []
+    original = measuring.analyze
+    monkeypatch.setattr(
+        *(measuring, "analyze"),
+        lambda *a, label, **k: calls.append(label) or original(*a, label=label, **k),
+    )
+    assert measure(str(runs / "out"), tmp_path / "found", tokens=320)["models"] == summary["models"]
+    assert calls == []
+    (tmp_path / "found" / "swiglu.json").write_text("{")
+    measure(str(runs / "out"), tmp_path / "found", tokens=320)
+    assert calls == ["swiglu"]
+    measure(str(runs / "out" / "relu2"), tmp_path / "found", tokens=160)
+    assert calls == ["swiglu", "relu2"]
+
+
+def test_an_exported_folder_says_what_its_run_says(runs: Path, tmp_path: Path) -> None:
+    text = str(runs / "text.jsonl")
+    run = measure(str(runs / "out" / "swiglu"), data=text, tokens=320)["models"][0]
+    folder = export_run(runs / "out" / "swiglu", tmp_path / "exported")
+    # rows of the context it was trained with
+    found = measure(str(folder), data=text, tokens=320)["models"][0]
+    assert found["activation"] == "silu" and found["form"] == "gated"
+    assert abs(found["loss"] - run["loss"]) < 1e-4
+    assert abs(found["sparsity"]["0.2"] - run["sparsity"]["0.2"]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [("unfinished", "must hold a finished run"), ("none", "is no run with text of its own")],
+)
+def test_what_is_no_model_is_refused(runs: Path, where: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        measure(str(runs / "out" / where))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="got none of them"):
+        measure(str(tmp_path), data="python-docs")
+
+
+def test_bad_input_has_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sparsity", "no-such-folder", "--tokens", "0"]) == 2
+    assert "at least 1, got 0" in capsys.readouterr().err
