@@ -53,8 +53,8 @@ class FATReLU:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < math.inf:
             raise SpecError(
-                f"the threshold of FATReLU must be above 0 and finite, got {self.threshold}; at 0 it"
-                " is relu"
+                "the threshold of FATReLU must be above 0 and finite, got"
+                f" {self.threshold}; at 0 it is relu"
             )
         object.__setattr__(self, "threshold", torch.tensor(self.threshold).item())
 

@@ -45,7 +45,7 @@ def masking(blocks: Sequence[FeedForward], thresholds: Sequence[float]) -> Itera
             f"each of the {len(blocks)} blocks needs a threshold, got {len(thresholds)}; pass one "
             "number for each, in the order of feed_forwards(model)"
         )
-    rules = [_at_most(down_norms(b), t) for b, t in zip(blocks, thresholds, strict=True)]
+    rules = [at_most(down_norms(b), t) for b, t in zip(blocks, thresholds, strict=True)]
     with leaving_out(blocks, rules):
         yield
 
@@ -68,5 +68,17 @@ def leaving_out(blocks: Sequence[FeedForward], rules: Sequence[Rule]) -> Iterato
             each.remove()
 
 
-def _at_most(norms: Tensor, threshold: float) -> Rule:
+def at_most(norms: Tensor, threshold: float) -> Rule:
+    """Leaves out ||n_i|| <= threshold."""
     return lambda h: magnitudes(h, norms) <= threshold
+
+
+def smallest(norms: Tensor, sparsity: float) -> Rule:
+    """Leaves out that share of each token's neurons, the smallest ||n_i||: top-k of the others."""
+    rank = int(sparsity * len(norms))
+
+    def rule(h: Tensor) -> Tensor:
+        size = magnitudes(h, norms)
+        return size <= size.kthvalue(rank, dim=-1, keepdim=True).values if rank else size < 0
+
+    return rule

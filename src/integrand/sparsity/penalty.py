@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ class Stage(NamedTuple):
 
 
 def progressive(t: float, stages: Sequence[Stage]) -> float:
-    """lambda at the time t, for stages that end at T_1 < ... < T_S with lambda_1 <= ... <= lambda_S.
+    """lambda at the time t, for stages that end at T_1 < ... < T_S with rates that do not fall.
 
         lambda_1                                                          for t <= T_1
         lambda_{i-1} + eta (lambda_i - lambda_{i-1})                      for T_{i-1} < t <= T_i
@@ -79,8 +80,9 @@ class _AddL1(torch.autograd.Function):
         return h.view_as(h)  # the same memory: a block that recomputes h knows it by its address
 
     @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Any) -> Any:
         h, rate = ctx.saved_tensors
+        (dout,) = grads
         return dout + (rate * h.sign()).to(dout.dtype), None
 
 
@@ -114,8 +116,8 @@ def _through(penalty: L1) -> Any:
 
 def _check(stages: Sequence[Stage]) -> None:
     ends, rates = [s.end for s in stages], [s.rate for s in stages]
-    ascending = all(a < b for a, b in zip(ends, ends[1:], strict=False)) and rates == sorted(rates)
-    if not (stages and ascending and ends[0] >= 0 and 0 <= rates[0] and rates[-1] < math.inf):
+    ascending = all(a < b for a, b in pairwise(ends)) and rates == sorted(rates)
+    if not (stages and ascending and ends[0] >= 0 and rates[0] >= 0 and rates[-1] < math.inf):
         listed = ", ".join(f"({end}, {rate})" for end, rate in stages) or "none"
         raise Error(
             "stages of a penalty must end later and later, with rates that are finite, at least 0"
