@@ -58,27 +58,34 @@ def load_thresholds(path: Path | str, model: nn.Module) -> Thresholds:
     Raises:
         DataError: no such file, another format, another model, or values out of range.
     """
+    metadata, values = read_tensors(path, FORMAT, ("method", "target", "model"))
+    found = Thresholds(metadata["method"], float(metadata["target"]), metadata["model"], values)
+    _check(found, model)
+    return found
+
+
+def read_tensors(
+    path: Path | str, kind: str, keys: Iterable[str]
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file of that format.
+
+    Raises:
+        DataError: no such file, another format, or metadata that lacks one of `keys`.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} must be a safetensors file, got: {error}") from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != kind or not set(keys) <= metadata.keys():
         raise DataError(
-            f"{path} must hold thresholds ('{FORMAT}'), got format {metadata.get('format')!r};"
-            " calibrate them anew"
+            f"{path} must hold {kind[:-2]} in format '{kind}', got the metadata {metadata}; make "
+            "it anew"
         )
-    try:
-        found = Thresholds(metadata["method"], float(metadata["target"]), metadata["model"], values)
-    except (KeyError, ValueError) as error:
-        raise DataError(
-            f"{path} must name its method, target and model, got {error}; calibrate them anew"
-        ) from None
-    _check(found, model)
-    return found
+    return metadata, tensors
 
 
 def _check(thresholds: Thresholds, model: nn.Module) -> None:
