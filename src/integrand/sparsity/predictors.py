@@ -121,9 +121,11 @@ def predicting(model: nn.Module, predictors: Predictors) -> Iterator[None]:
         DataError: the predictors are not those of this model.
     """
     blocks = _check(predictors, model)
-    with _scored(blocks, predictors) as scores:
-        with leaving_out(blocks, [_below(score) for score in scores]):
-            yield
+    with (
+        _scored(blocks, predictors) as scores,
+        leaving_out(blocks, [_below(score) for score in scores]),
+    ):
+        yield
 
 
 def _below(score: Callable[[], Tensor]) -> Rule:
@@ -143,8 +145,12 @@ def _scored(
             device = block.matrices()[1].weight.device
             own = Predictor(*(t.to(device) for t in predictors.blocks[block.name]))
             stack.callback(block.inner[0].register_forward_pre_hook(_noting(given, block)).remove)
-            functions.append(lambda own=own, name=block.name: own.scores(given[name]))
+            functions.append(_scoring(own, given, block.name))
         yield functions
+
+
+def _scoring(own: Predictor, given: dict[str, Tensor], name: str) -> Callable[[], Tensor]:
+    return lambda: own.scores(given[name])
 
 
 def _noting(given: dict[str, Tensor], block: FeedForward) -> Callable[..., None]:
