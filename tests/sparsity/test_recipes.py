@@ -31,21 +31,24 @@ def zeros(model: Decoder) -> list[float]:
     return found
 
 
-def test_every_way_trains_beside_plain_relu_and_loads_from_its_folder_alone(
+def test_the_ways_train_beside_plain_relu_and_loads_from_its_folder_alone(
     run_config: TrainConfig, tmp_path: Path
 ) -> None:
     _, variants, activations = induced()
     assert variants[0].name == "ReLU" and activations[variants[0].activation].name == "relu"
     assert len({v.activation for v in variants}) == len(variants) - 1  # dReLU is relu twice
-    wide = dataclasses.replace(run_config.model, d_hidden=16, gated=True)
-    short = dataclasses.replace(run_config, model=wide, steps=8, warmup_steps=1, decay_steps=2)
+    # the others have runs of their own in their tests
+    variants = [v for v in variants if v.name in ("ReLU", "swap L1", "clipped", "FATReLU", "dReLU")]
+    wide = dataclasses.replace(run_config.model, d_hidden=24, gated=True)
+    short = dataclasses.replace(run_config, model=wide, steps=4, warmup_steps=1, decay_steps=2)
     summary = matched(
         *(short, variants, tmp_path / "runs"),
         activations=activations,
         cache_dir=tmp_path / "cache",
         quiet=True,
     )
-    assert len(summary["variants"]) == len(variants)
+    assert len(summary["variants"]) == len(variants) == 5
+    folder = tmp_path
     for variant in variants:
         folder = tmp_path / "runs" / variant.folder
         assert all(share > 0.3 for share in zeros(load_run(folder))), variant.name
