@@ -31,7 +31,7 @@ def zeros(model: Decoder) -> list[float]:
     return found
 
 
-def test_the_ways_train_beside_plain_relu_and_loads_from_its_folder_alone(
+def test_the_ways_train_beside_plain_relu_and_load_from_their_folders_alone(
     run_config: TrainConfig, tmp_path: Path
 ) -> None:
     _, variants, activations = induced()
