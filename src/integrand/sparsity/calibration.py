@@ -190,8 +190,9 @@ def _inputs(
 
 def _maps_of_layers(model: nn.Module, blocks: Sequence[FeedForward]) -> dict[str, nn.Module]:
     """The linear maps of the layers that hold the blocks: of attention as well, the head not."""
-    layers = tuple({f"{block.name.rpartition('.')[0]}." for block in blocks})
-    return {n: model.get_submodule(n) for n in linear_widths(model) if f"{n}.".startswith(layers)}
+    # "model.layers.0.mlp" lies in "model.layers.0."; a block that no module holds in all of it
+    layers = tuple({"".join(block.name.rpartition(".")[:2]) for block in blocks})
+    return {n: model.get_submodule(n) for n in linear_widths(model) if n.startswith(layers)}
 
 
 def _column_norms(module: nn.Module) -> Tensor:

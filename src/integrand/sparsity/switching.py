@@ -42,7 +42,8 @@ class StochasticLayer(SwitchedLayer):
 
     The draws are a hash of the seed, the step, the place in x and the bits of x: they are the same
     when a block computes its hidden values again for backward, or a run goes on after a stop, and
-    differ between steps, layers and micro-batches. Evaluation is ReLU at any time.
+    differ between steps, layers and micro-batches. Evaluation is ReLU at any time. A compiled run,
+    whose x differ in their last bits, draws others than an eager one.
     """
 
     def __init__(self, p: float, at: float, seed: int, impl: str = "auto") -> None:
