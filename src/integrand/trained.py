@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from integrand.activation import Activation, activation, derive
 from integrand.errors import SpecError
+from integrand.nn.gated import MakesModule
+from integrand.sparsity.recipes import induced
 from integrand.spec import gates, read_spec, row
 from integrand.train import TrainConfig, Variant, demo
 from integrand.train.published_recipes import apertus_small
@@ -20,24 +22,27 @@ def recipe(
     seed: int | None = None,
     name: str = "demo",
     tokenizer: str = "tokenizer.json",
-) -> tuple[TrainConfig, list[Variant], Mapping[str, Activation]]:
+) -> tuple[TrainConfig, list[Variant], Mapping[str, MakesModule]]:
     """The arguments of `matched`: config, variants, and the activations they name.
 
-    `name` is demo, apertus-small, sparsity or a published run, whose data and tokenizer.json these
-    replace; no variants and no seed are the recipe's own.
+    `name` is demo, apertus-small, sparsity, sparsity-induced or a published run, whose data and
+    tokenizer.json these replace; no variants and no seed are the recipe's own.
 
     Raises:
         SpecError: an unknown name, or a gated form whose other branch has an activation too.
     """
     own = {"demo": demo, "apertus-small": apertus_small, "sparsity": sparsity}
-    if name in own:
+    made: Mapping[str, MakesModule] = {}
+    if name == "sparsity-induced":
+        config, its_own, made = induced(data or "python-docs")
+    elif name in own:
         config, its_own = own[name](data or "python-docs")
     elif name in PUBLISHED:
         config, its_own = PUBLISHED[name](tokenizer)
         if data is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=data))
     else:
-        known = ", ".join([*own, *PUBLISHED])
+        known = ", ".join([*own, "sparsity-induced", *PUBLISHED])
         raise SpecError(f"recipes are {known}, got '{name}'; see `integrand train --help`")
     if seed is not None:
         config = dataclasses.replace(config, seed=seed)
@@ -47,7 +52,9 @@ def recipe(
         )
         config = dataclasses.replace(config, steps=steps, warmup_steps=warmup, decay_steps=decay)
     chosen = [] if variants else list(its_own)
-    activations = {variant.activation: activation(variant.activation) for variant in chosen}
+    activations: dict[str, MakesModule] = {
+        v.activation: made.get(v.activation) or activation(v.activation) for v in chosen
+    }
     for text in variants:
         variant, found = _variant(text)
         chosen.append(variant)

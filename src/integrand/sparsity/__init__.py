@@ -1,8 +1,13 @@
 """Activation sparsity: measured on any model, induced in training, turned into decode speed."""
 
 from integrand.sparsity.analysis import Analysis, Layer, analyze
+from integrand.sparsity.calibration import calibrate
 from integrand.sparsity.feed_forward import FeedForward, Matrix, feed_forwards
+from integrand.sparsity.fitting import fit
 from integrand.sparsity.masking import masking
+from integrand.sparsity.penalty import penalise
+from integrand.sparsity.predictors import assess, enabled, load_predictors
+from integrand.sparsity.thresholds import applying, load_thresholds, price
 
 __all__ = [
     "Analysis",
@@ -10,6 +15,15 @@ __all__ = [
     "Layer",
     "Matrix",
     "analyze",
+    "applying",
+    "assess",
+    "calibrate",
+    "enabled",
     "feed_forwards",
+    "fit",
+    "load_predictors",
+    "load_thresholds",
     "masking",
+    "penalise",
+    "price",
 ]

@@ -47,13 +47,13 @@ class FeedForward:
 
     def matrices(self) -> tuple[Matrix | None, Matrix, Matrix]:
         """(gate, up, down), now: weights (H, D), (H, D) and (D, H); a plain block has no gate."""
-        maps = [_matrix(m) for m in self.inner]
+        maps = [matrix(m) for m in self.inner]
         if self.form != "plain" and len(maps) == 1:
             weight, bias = maps[0]
             biases = bias.chunk(2) if bias is not None else (None, None)
             maps = [Matrix(w, b) for w, b in zip(weight.chunk(2), biases, strict=True)]
         gate = maps[0] if self.form != "plain" else None
-        return gate, maps[-1], _matrix(self.down)
+        return gate, maps[-1], matrix(self.down)
 
     def inner_values(self, x: Tensor) -> tuple[Tensor, ...]:
         """The values (..., H) before the activation: (up x,) or (gate x, up x)."""
@@ -140,7 +140,7 @@ def _probe(
     """What each inner map gives and what enters the map back, for a few random rows."""
     given: dict[nn.Module, Tensor] = {}
     entered: list[Tensor] = []
-    weight = _matrix(inner[0]).weight
+    weight = matrix(inner[0]).weight
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1, 5, weight.shape[1], generator=generator).to(weight)
     hooks = [
@@ -161,7 +161,7 @@ def _probe(
     return given, entered[0]
 
 
-def _matrix(module: nn.Module) -> Matrix:
+def matrix(module: nn.Module) -> Matrix:
     weight, bias = cast(Tensor, module.weight), getattr(module, "bias", None)
     # transformers' Conv1D holds its matrix as (in, out)
     return Matrix(weight.t() if hasattr(module, "nf") else weight, bias)

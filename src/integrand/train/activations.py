@@ -9,6 +9,7 @@ from torch import nn
 
 from integrand.errors import Error
 from integrand.nn.gated import MakesModule
+from integrand.nn.jump import jump
 from integrand.spec import Spec
 from integrand.train.config import TrainConfig
 
@@ -22,14 +23,13 @@ def chosen(config: TrainConfig, given: MakesModule | None = None) -> MakesModule
     Raises:
         Error: a name that is not a parameter of the activation.
     """
-    from integrand.activation import activation, derive
+    from integrand.activation import Activation, activation, derive
 
-    act: Any = given or activation(config.activation)
+    act: Any = given or jump(config.activation) or activation(config.activation)
     if config.activation_fixed or config.activation_trained:
-        spec = getattr(act, "spec", None)
-        if not isinstance(spec, Spec):
+        if not isinstance(act, Activation):
             raise Error(f"{act.name} has no declaration whose parameters could be fixed or trained")
-        act = derive(_retrained(spec, config))
+        act = derive(_retrained(act.spec, config))
     if not config.activation_per_channel and config.activation_dtype == "fp32":
         return act
     return Kept(
@@ -69,6 +69,10 @@ class Kept:
     @property
     def spec(self) -> Any:
         return getattr(self.of, "spec", None)
+
+    @property
+    def attach(self) -> Any:
+        return getattr(self.of, "attach", None)
 
     def module(
         self,

@@ -272,7 +272,11 @@ def counts(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
 
 def build(config: TrainConfig, activation: MakesModule) -> Decoder:
     """The decoder of a config with its initial weights."""
-    return Decoder(config.model, activation, config.impl).initialise(config.seed)
+    model = Decoder(config.model, activation, config.impl).initialise(config.seed)
+    # what an activation asks for around it in training, such as a penalty on the hidden values
+    if (attach := getattr(activation, "attach", None)) is not None:
+        attach(model, config.accumulate)
+    return model
 
 
 def one_step(

@@ -14,6 +14,7 @@ from integrand.errors import DataError, Error
 from integrand.models.decoder import Decoder
 from integrand.models.export import export
 from integrand.nn.gated import MakesModule
+from integrand.nn.jump import jump
 from integrand.spec import Spec, spec_from_mapping, to_toml
 from integrand.train import checkpoint
 from integrand.train.activations import chosen
@@ -85,13 +86,15 @@ def load_run(folder: Path | str, activation: MakesModule | None = None) -> Decod
     """The trained decoder of a finished run, on the CPU, from its folder alone.
 
     The activation is derived again from the text that run.json keeps, so that a run outlives
-    changes of the catalogue; `activation` is that of a run whose own had no declaration.
+    changes of the catalogue, or from a name that says all of it, such as fatrelu(0.01);
+    `activation` is that of a run whose own had neither.
     """
     from integrand.activation import derive
 
     folder = Path(folder)
     known, config = _identity(folder)
     path, text = folder / IDENTITY, known.get("activation")
+    activation = activation or jump(config.activation)
     if activation is None:
         if text is None:
             raise DataError(
