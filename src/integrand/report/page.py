@@ -34,14 +34,18 @@ SECTIONS: tuple[tuple[str, str, str, Body], ...] = (
 def write_report(folder: Path | str) -> Path:
     """Write report.html and report.json into a folder from the results that lie there.
 
-    Of a study, report.html, summary.json and study.svg (`study_page`).
+    Of a study, report.html, summary.json and study.svg (`study_page`); of a sparsity measurement
+    report.html and sparsity.svg (`sparsity_page`).
 
     Raises:
         DataError: the folder holds no results, or jinja2 or matplotlib is missing.
     """
+    from integrand.report.sparsity_page import is_sparsity, write_sparsity
     from integrand.report.study_page import is_study, write_study
 
     folder = Path(folder)
+    if is_sparsity(folder):
+        return write_sparsity(folder)
     if is_study(folder):
         return write_study(folder)
     data = collect(folder)

@@ -9,6 +9,7 @@ from typing import Any
 from integrand.errors import DataError
 from integrand.report import tables
 from integrand.report.gpu_table import gpu
+from integrand.report.sparsity_page import results as sparsity
 from integrand.report.speed_cases import speed_cases
 from integrand.report.study_words import results
 from integrand.train.files import read_json
@@ -19,6 +20,7 @@ _TABLES = {
     "gpu": gpu,
     "output_only": lambda data: tables.output_only(data["rows"]),
     "study": lambda data: _study(data),
+    "sparsity": sparsity,
 }
 
 

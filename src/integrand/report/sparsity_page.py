@@ -1,0 +1,234 @@
+"""The page of a sparsity measurement, and the table that a README shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from integrand.report import sparsity_figures as draw
+from integrand.report.page import render
+from integrand.report.sections import figure
+from integrand.report.tables import Cell, Table, number
+from integrand.train.files import read_json, write_text
+
+Data = Mapping[str, Any]
+PICTURE = "sparsity.svg"
+NAMES = {"silu": "SwiGLU", "relu2": "ReLU²", "relu": "ReLU", "drelu": "dReLU", "gelu": "GELU",
+         "xielu": "xIELU", "xiprelu": "xIPReLU", "xssslur2": "xSSSLUR2"}  # fmt: skip
+
+
+def is_sparsity(folder: Path) -> bool:
+    """Whether a folder holds the summary of a sparsity measurement."""
+    summary = folder / "summary.json"
+    found = read_json(summary) if summary.exists() else None
+    return isinstance(found, dict) and found.get("kind") == "sparsity"
+
+
+def write_sparsity(folder: Path) -> Path:
+    """Write report.html and sparsity.svg beside summary.json; the page's path."""
+    summary = read_json(folder / "summary.json")
+    write_text(folder / PICTURE, draw.price(summary, standalone=True))
+    return write_text(folder / "report.html", page(summary))
+
+
+def page(summary: Data) -> str:
+    """The HTML of a sparsity summary."""
+    models = summary["models"]
+    sparsest = max(models, key=lambda m: m["cett_ppl_1"])
+    facts = [
+        (f"{len(models)}", "models measured"),
+        (percent(sparsest["cett_ppl_1"]), f"of {title(sparsest)}'s neurons left out at 1 % of "
+         "perplexity, the most"),
+    ]  # fmt: skip
+    shown = [
+        ("table", "Results", _results(summary)),
+        ("price", "What leaving neurons out costs", _price(summary)),
+        ("layers", "By layer", _layers(summary)),
+        ("paper", "The paper's lines beside ours", _paper(summary)),
+        ("words", "Words", WORDS),
+        ("reproduce", "Again", _reproduce(summary)),
+    ]
+    return render("Activation sparsity", " ".join(headline(summary)), facts, shown)
+
+
+def title(model: Data) -> str:
+    """The activation's usual name; a gated block says so."""
+    act, form = model["activation"], model["form"]
+    if form == "gated" and act != "silu":
+        return {"relu": "ReGLU", "gelu": "GeGLU"}.get(act, f"gated {NAMES.get(act, act)}")
+    if form == "plain" and act == "silu":
+        return "SiLU"
+    return NAMES.get(act, act)
+
+
+def results(summary: Data) -> Table:
+    """One line per model, the sparsest first."""
+    head = ["activation", "held-out loss", "perplexity", "exact zeros", "CETT-PPL-1 %",
+            "CETT there", "CETT ≤ 0.2", "its cost", "reuse", "co-activation gap", "lift", "hot neurons", "dead",
+            "predictor recall", "predicted sparsity", "decode"]  # fmt: skip
+    rows = sorted(summary["models"], key=lambda m: -m["cett_ppl_1"])
+    return Table(head, [_row(m) for m in rows])
+
+
+def _row(m: Data) -> list[Cell]:
+    predictor, at_bound = m.get("predictor") or {}, point(m, "cett", 0.2)
+    speed = m["decode_speedup"]
+    return [
+        Cell(title(m)),
+        Cell(f"{m['loss']:.3f}", "n"),
+        Cell(number(m["perplexity"], 4), "n"),
+        Cell(percent(m["exact_zeros"]), "n"),
+        Cell(percent(m["cett_ppl_1"]), "n"),
+        Cell(number(m["cett_ppl_1_cett"], 2), "n"),
+        Cell(percent(m["sparsity"]["0.2"]), "n"),
+        Cell(
+            "–" if at_bound is None else f"{100 * at_bound['rise']:+.1f} %".replace("-", "−"), "n"
+        ),
+        *(Cell(number(m[k], 2), "n") for k in ("reuse", "coactivation_gap", "coactivation_lift")),
+        *(Cell(percent(m[k]), "n") for k in ("hot", "dead")),
+        Cell(percent(m["predictor_recall"]), "n"),
+        Cell(percent(predictor.get("sparsity")), "n"),
+        Cell("–" if speed is None else f"{speed:.2f} ×", "n"),
+    ]
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def point(model: Data, by: str, value: float) -> Data | None:
+    """The measured point nearest to a value, within a tenth of it."""
+    found = [p for p in model["points"] if p["by"] == by and abs(p["value"] - value) <= value / 10]
+    return min(found, key=lambda p: abs(p["value"] - value), default=None)
+
+
+ASPECTS = (
+    ("sparsity at 1 % of perplexity", "cett_ppl_1"),
+    ("predictor recall", "predictor_recall"),
+    ("reuse", "reuse"),
+    ("co-activation gap", "coactivation_gap"),
+)
+
+
+def headline(summary: Data) -> list[str]:
+    """Which activation is first in each aspect of arXiv:2402.03804."""
+    said = []
+    for what, key in ASPECTS:
+        ranked = sorted((m for m in summary["models"] if m[key] is not None), key=lambda m: -m[key])
+        if ranked:
+            show = percent if key != "coactivation_gap" else lambda v: f"{v:.2f}"
+            listed = ", ".join(f"{title(m)} {show(m[key])}" for m in ranked[:3])
+            place = next((i for i, m in enumerate(ranked, 1) if title(m) == "ReLU²"), None)
+            own = f"; ReLU² is {place} of {len(ranked)}" if place and place > 3 else ""
+            said.append(f"{what.capitalize()}: {listed}{own}.")
+    return said
+
+
+def _results(summary: Data) -> str:
+    losses = [m["loss"] for m in summary["models"]]
+    return f"""<p>Models of equal size, trained on the same batches to their own losses
+({min(losses):.3f} to {max(losses):.3f} nats): sparsities compare at a cost of 1 % of each model's
+own perplexity.</p>{results(summary).html()}"""
+
+
+def _price(summary: Data) -> str:
+    caption = (
+        "Rise of perplexity with neurons left out by one CETT for all layers; the dashed line is "
+        "1 %. The model is run with them left out."
+    )
+    return (
+        figure(draw.price(summary), caption)
+        + draw.keys(summary)
+        + figure(
+            draw.methods(summary),
+            "How neurons are chosen: one CETT for all layers, the smallest of each token, or one "
+            "threshold on |h| for all layers.",
+        )
+    )
+
+
+def _layers(summary: Data) -> str:
+    caption = "Share of neurons within the operating threshold (CETT-PPL-1 %), by depth."
+    return figure(draw.by_layer(summary), caption) + draw.keys(summary)
+
+
+def paper(summary: Data) -> Table:
+    """Published statements about arXiv:2402.03804 beside what these models do."""
+    head = ["the paper, as a digest of it has it", "here"]
+    rows = [[Cell(theirs), Cell(ours)] for theirs, ours in _lines(summary["models"])]
+    return Table(head, rows)
+
+
+def _lines(models: Sequence[Data]) -> list[tuple[str, str]]:
+    by_name = {title(m): m for m in models}
+    lines = []
+    bound = [(title(m), p) for m in models if (p := point(m, "cett", 0.2))]
+    if bound:
+        costs = ", ".join(f"{n} {100 * p['rise']:+.1f} %" for n, p in bound).replace("-", "−")
+        lines.append(("CETT up to 0.2 leaves performance nearly unchanged", f"perplexity: {costs}"))
+    if relu2 := by_name.get("ReLU²"):
+        near = [p for p in relu2["points"] if p["by"] == "cett" and 0.85 <= p["sparsity"] <= 0.95]
+        said = ", ".join(
+            f"{100 * p['rise']:+.2f} % at {percent(p['sparsity'])}"
+            for p in sorted(near, key=lambda p: p["sparsity"])
+        ).replace("-", "−")
+        lines.append(
+            ("ReLU² loses less than 0.1 % near 90 % sparsity",
+             f"perplexity {said}" if said else "no measured point between 85 and 95 %")
+        )  # fmt: skip
+    best = max(models, key=lambda m: m["cett_ppl_1"])
+    if "ffn_share" in best:
+        saved = max((m["cett_ppl_1"] * m["ffn_share"], title(m)) for m in models)
+        lines.append(
+            ("up to 56 % of compute saved at less than 1 % loss",
+             f"{percent(saved[0])} of the model's multiplications with {saved[1]}, were every "
+             "inactive neuron known beforehand")
+        )  # fmt: skip
+    io = max((1 - (1 - m["cett_ppl_1"]) * (1 - m["reuse"]), title(m)) for m in models)
+    lines.append(
+        ("92 % less I/O in the feed-forward block",
+         f"{percent(io[0])} with {io[1]}: the share of neurons that a token neither leaves out nor "
+         "shares with the token before")
+    )  # fmt: skip
+    if found := [m for m in models if m.get("predictor")]:
+        said = "; ".join(
+            f"{title(m)} {percent(m['predictor_recall'])} of the active found, "
+            f"{percent(m['predictor']['sparsity'])} predicted inactive, perplexity "
+            f"{100 * m['predictor']['rise']:+.1f} %".replace("-", "−")
+            for m in found
+        )
+        lines.append(("a predictor of 6 % of the block's size suffices", said))
+    return lines
+
+
+def _paper(summary: Data) -> str:
+    return f"""<p>The full text of arXiv:2402.03804 was not at hand: its lines are those of a
+digest, and its models have 1.3 billion parameters and 100 billion tokens. These have
+{number(summary["models"][0]["parameters"] / 1e6, 2)} million.</p>{paper(summary).html()}"""
+
+
+WORDS = """<dl>
+<dt>exact zeros</dt><dd>share of the values entering the map back that are 0</dd>
+<dt>CETT</dt><dd>mean over tokens of ‖Σ of the neurons left out‖ / ‖Σ of all‖; a neuron is left out
+where ‖n<sub>i</sub>‖ = |h<sub>i</sub>| ‖W<sub>d</sub>[:, i]‖ is within its layer's threshold</dd>
+<dt>CETT-PPL-1 %</dt><dd>the sparsity at the one CETT that raises perplexity by 1 %</dd>
+<dt>reuse</dt><dd>share of a token's active neurons that were active for the token before</dd>
+<dt>co-activation gap, lift</dt><dd>how much more often a neuron's best companion is active with
+it than the average one; lift takes away how often the companion is active anyway</dd>
+<dt>hot, dead</dt><dd>fewest neurons that cover 80 % of activations; neurons active for no
+token</dd>
+<dt>predictor</dt><dd>low rank, trained, 6 % of the block's size; recall: of the active neurons,
+those predicted active</dd>
+<dt>decode</dt><dd>speed of one block of 2048 channels in bf16 at batch 1 at this model's sparsity,
+against the fastest dense one, without a predictor; at a cost of 1 % of perplexity at most</dd>
+</dl>"""
+
+
+def _reproduce(summary: Data) -> str:
+    rows = [
+        ("command", f"<code>{escape(summary['command'])}</code>"),
+        ("data of this page", "<code>summary.json</code>, beside this file"),
+    ]
+    return "<dl>" + "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in rows) + "</dl>"
