@@ -518,6 +518,7 @@ def sparsity(
     /,
     data: str | None = None,
     tokens: int = 16_384,
+    speeds: Path | None = None,
     out: Path | None = None,
     json: Path | None = None,
 ) -> int:
@@ -529,20 +530,24 @@ def sparsity(
         data: the text: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME
             (default: the held-out text of a run).
         tokens: of the text.
-        out: a folder for NAME.json of each model and summary.json; the same command goes on after a
-            stop.
+        speeds: what benchmarks/decode.py has written on this machine, for the decode speed.
+        out: a folder for NAME.json of each model, summary.json and report.html; the same command
+            goes on after a stop.
         json: also write the summary as JSON.
     """
-    from integrand.report.tables import sparsity as table
+    from integrand.report import write_report
+    from integrand.report.sparsity_page import results
     from integrand.sparsity.measuring import measure
 
     if tokens < 1:
         from integrand.errors import SpecError
 
         raise SpecError(f"--tokens must be at least 1, got {tokens}")
-    summary = measure(model, out, data, tokens)
+    summary = measure(model, out, data, tokens, speeds)
     _keep(json, summary)
-    print(table(summary["models"]).plain())
+    print(results(summary).plain())
+    if out is not None:
+        print(write_report(out))
     return 0
 
 

@@ -65,9 +65,11 @@ def title(model: Data) -> str:
 
 def results(summary: Data) -> Table:
     """One line per model, the sparsest first."""
-    head = ["activation", "held-out loss", "perplexity", "exact zeros", "CETT-PPL-1 %",
-            "CETT there", "CETT ≤ 0.2", "its cost", "reuse", "co-activation gap", "lift", "hot neurons", "dead",
-            "predictor recall", "predicted sparsity", "decode"]  # fmt: skip
+    head = [
+        *("activation", "held-out loss", "perplexity", "exact zeros", "CETT-PPL-1 %", "CETT there"),
+        *("CETT ≤ 0.2", "its cost", "reuse", "co-activation gap", "lift", "hot neurons", "dead"),
+        *("predictor recall", "predicted sparsity", "decode"),
+    ]
     rows = sorted(summary["models"], key=lambda m: -m["cett_ppl_1"])
     return Table(head, [_row(m) for m in rows])
 
@@ -101,7 +103,8 @@ def percent(share: float | None) -> str:
 def point(model: Data, by: str, value: float) -> Data | None:
     """The measured point nearest to a value, within a tenth of it."""
     found = [p for p in model["points"] if p["by"] == by and abs(p["value"] - value) <= value / 10]
-    return min(found, key=lambda p: abs(p["value"] - value), default=None)
+    found.sort(key=lambda p: abs(p["value"] - value))
+    return found[0] if found else None
 
 
 ASPECTS = (

@@ -16,6 +16,8 @@ from integrand.errors import DataError
 from integrand.models.checkpoints.places import Folder
 from integrand.models.checkpoints.ranges import read_json as read_config
 from integrand.sparsity.analysis import analyze
+from integrand.sparsity.aspects import decode, predictivity
+from integrand.sparsity.feed_forward import feed_forwards
 from integrand.sparsity.published import is_published, load_published
 from integrand.train.batches import Windows
 from integrand.train.config import TrainConfig
@@ -27,7 +29,7 @@ from integrand.train.tokenizer import load_tokenizer
 from integrand.train.tokenizer import separator as separator_of
 from integrand.train.tokens import prepare
 
-FORMAT = 1  # of what a result file holds
+FORMAT = 2  # of what a result file holds
 TOKENS = 16_384
 CONTEXT = 512  # of a model that is no run of ours
 log = logging.getLogger("integrand")
@@ -41,11 +43,16 @@ class Subject:
     activation: str
     model: nn.Module
     rows: Tensor  # (N, T + 1)
+    training: Tensor | None  # of the same kind, for a predictor; None: there are none
     separator: int | None  # of a model trained with documents apart
 
 
 def measure(
-    where: str, out: Path | None = None, data: str | None = None, tokens: int = TOKENS
+    where: str,
+    out: Path | None = None,
+    data: str | None = None,
+    tokens: int = TOKENS,
+    speeds: Path | None = None,
 ) -> dict[str, Any]:
     """Analyses of one model, or of every finished run in a folder: {"kind": "sparsity", "models"}.
 
@@ -57,14 +64,15 @@ def measure(
             transformers or `load_published` loads, or a hub id.
         data: a text in its place, as `integrand train --data` takes it.
         tokens: how many are read, rounded to whole rows.
+        speeds: results of `benchmarks/decode.py` on this machine; without, no decode speed.
 
     Raises:
         DataError: no such model, or no text.
     """
-    rows = []
+    rows, table = [], _table(speeds)
     for subject in _subjects(where, data, tokens):
         kept = out / f"{subject.name}.json" if out is not None else None
-        identity = _identity(subject)
+        identity = {**_identity(subject), "speeds": _digest(table)}
         row = _known(kept, identity)
         if row is None:
             analysis = analyze(
@@ -75,9 +83,16 @@ def measure(
                 "activation": subject.activation,
                 "form": analysis.layers[0].form,
                 "parameters": sum(p.numel() for p in subject.model.parameters()),
+                "ffn_share": _share(subject.model),
                 "identity": identity,
                 **analysis.to_dict(),
             }
+            given = subject.model, subject.rows, analysis
+            if subject.training is not None:
+                train = subject.model, subject.training, *given[1:]
+                row |= predictivity(*train, subject.separator)
+            if table:
+                row |= decode(*given, table, subject.separator)
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 write_json(kept, row)
@@ -86,6 +101,26 @@ def measure(
     if out is not None:
         write_json(out / "summary.json", summary)
     return summary
+
+
+def _table(speeds: Path | None) -> list[dict[str, Any]]:
+    if speeds is None:
+        return []
+    found = read_json(speeds)
+    if not isinstance(found, dict) or found.get("kind") != "sparsity_decode":
+        raise DataError(f"{speeds} must be what benchmarks/decode.py --json has written")
+    return found["rows"]
+
+
+def _digest(table: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(repr(table).encode()).hexdigest()
+
+
+def _share(model: nn.Module) -> float:
+    """The feed-forward blocks' part of a token's multiplications with weights."""
+    linear = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)}
+    inside = sum(m.weight.numel() for b in feed_forwards(model) for m in b.matrices() if m)
+    return inside / sum(linear.values())
 
 
 def _known(path: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -137,12 +172,14 @@ def _run(folder: Path, data: str | None, tokens: int) -> Subject:
     if data is None:
         known = prepare(config.data)
         rows = held_out_windows(Windows(known.held_out, config.context), count)
+        training = held_out_windows(Windows(known.train, config.context), 2 * count)
         end = known.separator
     else:
-        rows, end = _encoded(data, folder / TOKENIZER, config.context, count)
+        rows, end = _encoded(data, folder / TOKENIZER, config.context, 3 * count)
+        rows, training = rows[:count], rows[count:]
     name = "drelu" if config.model.activate_up else config.activation
     apart = end if config.mask_documents else None
-    return Subject(folder.resolve().name, name, model, rows, apart)
+    return Subject(folder.resolve().name, name, model, rows, training, apart)
 
 
 def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
@@ -166,7 +203,7 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
     if published:  # what config says is not what they compute
         spec = getattr(model.get_submodule("model.layers.0.mlp.act_fn"), "spec", None)
         act = spec.name if spec is not None else "fatrelu"
-    return Subject(name.replace("/", "--"), act.removeprefix("integrand/"), model, rows, None)
+    return Subject(name.replace("/", "--"), act.removeprefix("integrand/"), model, rows, None, None)
 
 
 def _fetched(where: str) -> Path:
