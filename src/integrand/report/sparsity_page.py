@@ -66,7 +66,7 @@ def title(model: Data) -> str:
 def results(summary: Data) -> Table:
     """One line per model, the sparsest first."""
     head = [
-        *("activation", "held-out loss", "perplexity", "exact zeros", "CETT-PPL-1 %", "CETT there"),
+        *("model", "activation", "loss", "perplexity", "exact zeros", "CETT-PPL-1 %", "CETT there"),
         *("CETT ≤ 0.2", "its cost", "reuse", "co-activation gap", "lift", "hot neurons", "dead"),
         *("predictor recall", "predicted sparsity", "decode"),
     ]
@@ -78,6 +78,7 @@ def _row(m: Data) -> list[Cell]:
     predictor, at_bound = m.get("predictor") or {}, point(m, "cett", 0.2)
     speed = m["decode_speedup"]
     return [
+        Cell(m["name"]),
         Cell(title(m)),
         Cell(f"{m['loss']:.3f}", "n"),
         Cell(number(m["perplexity"], 4), "n"),

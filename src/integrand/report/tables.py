@@ -306,28 +306,3 @@ def _range(row: Row) -> str:
         return "all"
     wide = row["low"] < 0.01 and float(row["high"]) > 100
     return f"{number(row['low'], 2)} … {number(row['high'])}" if wide else "–"
-
-
-def sparsity(rows: Sequence[Row]) -> Table:
-    """One row per model: its loss, its zeros, and what may be left out for 1 % of perplexity."""
-    head = [
-        *("model", "block", "loss", "zeros", "CETT 0.2", "PPL+1 %", "its CETT", "reuse"),
-        *("co-activation gap", "lift", "hot", "dead"),
-    ]
-    cells = []
-    for row in rows:
-        found = [row["exact_zeros"], row["sparsity"]["0.2"], row["cett_ppl_1"]]
-        shares = [Cell(_exactly(value), "n") for value in found]
-        counts = [row[n] for n in ("reuse", "coactivation_gap", "coactivation_lift", "hot", "dead")]
-        cells.append(
-            [
-                *(Cell(row["name"]), Cell(row["form"]), Cell(f"{row['loss']:.3f}", "n"), *shares),
-                Cell(number(row["cett_ppl_1_cett"]), "n"),
-                *(Cell(_exactly(value), "n") for value in counts),
-            ]
-        )
-    return Table(head, cells)
-
-
-def _exactly(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{100 * value:.1f} %"
