@@ -25,7 +25,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 LOW, HIGH = 1 / 16, 1 / 2
 # a difference this small is noise: the dense path is then as good
 MARGIN = 0.97
-_ROUNDS, _SECONDS = 7, 0.4
+_ROUNDS, _SECONDS = 7, 0.2
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,27 @@ float largest(const storage *x, int64_t n) {
   return float_of(top);
 }
 
+/* the largest sum of magnitudes of a row; nan or infinite where an element is, or a sum overflows */
+float norm(const storage *w, int64_t stride, int64_t n, int64_t d, int threads) {
+  uint32_t top = 0;
+#pragma omp parallel for reduction(max : top) num_threads(threads) if (threads > 1)
+  for (int64_t k = 0; k < n; k++) {
+    const storage *row = w + k * stride;
+    reals sum[2] = {{0}};
+    int64_t j = 0;
+    for (; j + BLOCK <= d; j += BLOCK) {
+      reals a, b;
+      load(row + j, &a, &b);
+      sum[0] += (reals)((words)a & 0x7fffffffu), sum[1] += (reals)((words)b & 0x7fffffffu);
+    }
+    float all = total(sum[0], sum[1]);
+    for (; j < d; j++) all += float_of(bits_of(widen(row[j])) & 0x7fffffffu);
+    const uint32_t u = bits_of(all) & 0x7fffffffu;
+    top = u > top ? u : top;
+  }
+  return float_of(top);
+}
+
 /* out[t, k] = row k . x[t] + bias, rounded; times scale[t, row], rounded again, where there is one */
 int rows(
     const storage *w, int64_t stride, const storage *bias, const int32_t *list, int64_t n,

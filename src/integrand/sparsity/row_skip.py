@@ -34,6 +34,7 @@ def kernels(dtype: torch.dtype) -> ctypes.CDLL:
     p, n = _POINTER, _LENGTH
     built.active.argtypes, built.active.restype = [p, n, n, p], n
     built.largest.argtypes, built.largest.restype = [p, n], ctypes.c_float
+    built.norm.argtypes, built.norm.restype = [p, n, n, n, _COUNT], ctypes.c_float
     built.rows.argtypes = [p, n, p, p, n, p, n, n, p, n, p, _COUNT]
     built.add_rows.argtypes = [p, n, p, p, n, p, n, n, p, _COUNT]
     return built
@@ -52,6 +53,12 @@ def active(a: Tensor) -> Tensor:
 def largest(x: Tensor) -> float:
     """max |x|, NaN where there is one."""
     return kernels(x.dtype).largest(x.data_ptr(), x.numel())
+
+
+def norm(weight: Tensor) -> float:
+    """max over rows of the sum of magnitudes of W (H, D); NaN or infinite where an element is."""
+    size = (weight.data_ptr(), weight.stride(0), *weight.shape, torch.get_num_threads())
+    return kernels(weight.dtype).norm(*size)
 
 
 def rows(matrix: Matrix, listed: Tensor | None, x: Tensor, scale: Tensor | None = None) -> Tensor:
