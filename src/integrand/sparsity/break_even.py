@@ -25,6 +25,8 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 LOW, HIGH = 1 / 16, 1 / 2
 # a difference this small is noise: the dense path is then as good
 MARGIN = 0.97
+# torch's dense path is not timed again once it took this many times as long as ours
+HOPELESS = 4
 _ROUNDS, _SECONDS = 7, 0.2
 
 
@@ -49,22 +51,27 @@ def plan(identity: Sequence[object], d_hidden: int, timed: Timed) -> Plan:
     key = f"break-even-{digest}.json"
     if (kept := cache.read(key)) is None:
         log.info("measuring where skipping neurons pays, once for %s", identity[:5])
-        steps = tuple(_step(batch, d_hidden, timed) for batch in BATCHES)
+        steps = _steps(d_hidden, timed)
         cache.write(key, json.dumps([[s.batch, s.own, s.most] for s in steps]).encode())
         return steps
     return tuple(Step(*step) for step in json.loads(kept))
 
 
-def _step(batch: int, d_hidden: int, timed: Timed) -> Step:
+def _steps(d_hidden: int, timed: Timed) -> Plan:
     few, many = round(LOW * d_hidden), round(HIGH * d_hidden)
-    seconds = _seconds([timed(batch, n) for n in (None, d_hidden, few, many)])
-    torchs, ours, at_few, at_many = seconds
-    dense = MARGIN * min(torchs, ours)
-    if at_few >= dense:
-        return Step(batch, ours < torchs, 0)
-    slope = (at_many - at_few) / (many - few)
-    meet = few + (dense - at_few) / slope if slope > 0 else d_hidden
-    return Step(batch, ours < torchs, min(d_hidden - 1, int(meet)))
+    found: list[Step] = []
+    rivals: tuple[int | None, ...] = (d_hidden, None)
+    for batch in BATCHES:
+        at_few, at_many, ours, *torchs = _seconds([timed(batch, n) for n in (few, many, *rivals)])
+        if torchs and torchs[0] > HOPELESS * ours:
+            # seconds a call, for some types and layouts: larger batches need not show it again
+            rivals = (d_hidden,)
+        dense = MARGIN * min([ours, *torchs])
+        slope = (at_many - at_few) / (many - few)
+        meet = few + (dense - at_few) / slope if slope > 0 else d_hidden
+        most = min(d_hidden - 1, int(meet)) if at_few < dense else 0
+        found.append(Step(batch, not torchs or ours <= torchs[0], most))
+    return tuple(found)
 
 
 def _seconds(calls: Sequence[Callable[[], object]]) -> list[float]:
