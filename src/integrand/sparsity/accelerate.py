@@ -20,7 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from integrand.errors import DataError, Error
-from integrand.sparsity import row_skip
+from integrand.kernels import c
+from integrand.kernels.triton import available
+from integrand.nn.pointwise import Pointwise
+from integrand.sparsity import row_skip, triton_skip
 from integrand.sparsity.break_even import BATCHES, Plan, Step, plan
 from integrand.sparsity.feed_forward import FeedForward, Matrix, feed_forwards
 from integrand.sparsity.layout import Strides, laid, lay, restore
@@ -52,6 +55,7 @@ def accelerate(
     thresholds: Mapping[str, Tensor] | Any = None,
     *,
     break_even: float | None = None,
+    impl: str = "auto",
 ) -> Accelerated:
     """Make `model` skip inactive neurons while it decodes; the handle's `undo` ends it.
 
@@ -65,6 +69,8 @@ def accelerate(
         thresholds: {"gate/BLOCK": (H,)} or an object with such `values`: neurons with |act(gate)|
             (|h| in a plain block) at most that are left out, on every path.
         break_even: skip up to this share of active neurons, whatever the batch, unmeasured.
+        impl: "c", "triton" (a GPU: one token at a time, always skipping), or "auto" for the one
+            that fits where the model is.
 
     Raises:
         Error: no feed-forward block is understood, or one has been accelerated already.
@@ -75,15 +81,22 @@ def accelerate(
     limits = _thresholds(thresholds, blocks)
     handle = Accelerated({}, {})
     skips = []
+    if impl not in ("auto", "c", "triton"):
+        raise Error(f'impl must be "auto", "c" or "triton", got {impl!r}')
+    if impl == "auto":
+        impl = "triton" if next(model.parameters()).is_cuda else "c"
     for block in blocks:
         if isinstance(vars(block.module).get("forward"), RowSkip):
             raise Error(f"block '{block.name}' is accelerated already; call undo() first")
-        if reason := _why_not(block):
+        if reason := _why_not(block, impl):
             handle.left[block.name] = reason
         else:
-            skips.append(RowSkip(block, limits.get(block.name)))
+            skips.append(RowSkip(block, limits.get(block.name), impl))
     with torch.no_grad():
-        plans = _measured(skips) if break_even is None else _fixed(skips, break_even)
+        if impl == "triton":
+            plans = [(Step(1, False, s.block.d_hidden),) for s in skips]
+        else:
+            plans = _measured(skips) if break_even is None else _fixed(skips, break_even)
     for skip, steps in zip(skips, plans, strict=True):
         name = skip.block.name
         if steps[0].own or steps[0].most or skip.threshold is not None:
@@ -104,21 +117,26 @@ class Weights(NamedTuple):
     up: Matrix
     down: Matrix
     limit: float
+    dtype: torch.dtype | None  # None where the kernels cannot take them
 
 
 class RowSkip:
     """The forward function of one block. An object, so that a copied model calls its own copy."""
 
-    def __init__(self, block: FeedForward, threshold: Tensor | None) -> None:
-        self.block, self.threshold = block, threshold
+    def __init__(self, block: FeedForward, threshold: Tensor | None, impl: str) -> None:
+        self.block, self.threshold, self.impl = block, threshold, impl
         self.plan: Plan = ()
         self.taken = {"skipping": 0, "dense": 0, "original": 0}
         self.strides: Strides = lay(block)
+        self._maps = (*block.inner, block.down)
+        acts = [block.act] if isinstance(block.act, nn.Module) else []
+        self._watched = (*self._maps, *acts)
         self._kept: Weights | None = None
+        self._kernel: tuple[torch.dtype, c.Kernel | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # views of the weights: a copy looks at its own
-        return {**vars(self), "_kept": None}
+        return {**vars(self), "_kept": None, "_kernel": None}
 
     def remove(self) -> None:
         del self.block.module.forward
@@ -128,17 +146,21 @@ class RowSkip:
         if torch.compiler.is_compiling():
             return self.original(x, *args, **kwargs)
         weights = None if args or kwargs or not self._plain(x) else self.weights(x)
-        if weights is None or x.numel() == 0:
-            self.taken["original"] += 1
-            return self.original(x, *args, **kwargs)
-        flat = x.detach().reshape(-1, x.shape[-1]).contiguous()
         most = self.plan[-1]
-        if len(flat) > most.batch and not most.own:
-            self.taken["original"] += 1
-            return self.original(x)
-        parts = [self.feed(part, weights) for part in flat.split(most.batch)]
-        y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if weights is None or x.numel() == 0:
+            return self._counted(x, *args, **kwargs)
+        flat = x.reshape(-1, x.shape[-1]).contiguous()
+        if len(flat) <= most.batch:
+            y = self.feed(flat, weights)
+        elif most.own:
+            y = torch.cat([self.feed(part, weights) for part in flat.split(most.batch)])
+        else:
+            return self._counted(x)
         return y.view(*x.shape[:-1], y.shape[-1])
+
+    def _counted(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.taken["original"] += 1
+        return self.original(x, *args, **kwargs)
 
     def original(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The model's own code, with the thresholds where there are any."""
@@ -152,15 +174,30 @@ class RowSkip:
 
     def activated(self, first: Tensor) -> Tensor:
         """act, without what is at most its threshold; NaN is not."""
-        a = self.block.act(first)
+        a = self._act(first)
         if self.threshold is None:
             return a
         return a.masked_fill(a.abs() <= self.threshold.to(a.device, a.dtype), 0)
+
+    def _act(self, first: Tensor) -> Tensor:
+        """act; one of integrand's that has no parameters straight by its kernel."""
+        act = self.block.act
+        if type(act) is not Pointwise or torch.is_grad_enabled() or first.device.type != "cpu":
+            return act(first)
+        if self._kernel is None or self._kernel[0] is not first.dtype:
+            direct = act.impl in ("auto", "c") and not act.program.params and self.impl == "c"
+            kernel = c.load(act.program, first.dtype) if direct else None
+            self._kernel = (first.dtype, kernel)
+        kernel = self._kernel[1]
+        return act(first) if kernel is None else kernel.forward(first, ())
 
     def feed(self, x: Tensor, weights: Weights, step: Step | None = None) -> Tensor:
         """The block of x (B, D): by the plan, or by `step`."""
         step = step or next(s for s in self.plan if len(x) <= s.batch)
         a = self.activated(_product(weights.gate or weights.up, x, step.own)).contiguous()
+        if self.impl == "triton":
+            self.taken["skipping"] += 1
+            return self._on_gpu(x, a, weights)
         # a sum of finite terms that overflowed, or a NaN, times 0 is NaN: then nothing is skipped
         if step.most and row_skip.largest(x) <= weights.limit:
             listed = row_skip.active(a)
@@ -182,6 +219,14 @@ class RowSkip:
             listed, h = listed.index_select(0, kept), h.index_select(1, kept)
         return row_skip.add_rows(weights.down, listed, h)
 
+    def _on_gpu(self, x: Tensor, a: Tensor, weights: Weights) -> Tensor:
+        safe, form = triton_skip.sound(x, weights.limit), self.block.form
+        if form != "plain":
+            h = triton_skip.up_rows(weights.up, x, a, safe, form == "gated")
+            # act(0) need not be 0, times a it is
+            a = a * self.block.act(h) if form == "both" else h
+        return triton_skip.down_rows(weights.down, a, safe)
+
     def _dense(self, x: Tensor, a: Tensor, weights: Weights, own: bool) -> Tensor:
         if self.block.form == "plain":
             h = a
@@ -194,27 +239,32 @@ class RowSkip:
 
     def _plain(self, x: Tensor) -> bool:
         """Whether this is an ordinary call of an ordinary tensor, and nobody looks inside."""
-        block = self.block
-        weight = block.down.weight
-        return not (
+        module = self.block.module
+        if (
             type(x) is not Tensor
-            or block.module.training
-            or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+            or module.training
             or torch.is_autocast_enabled(x.device.type)
             or torch._C._are_functorch_transforms_active()
             or torch._C._len_torch_dispatch_stack() > 0
-            or any(m._forward_hooks or m._forward_pre_hooks for m in (*block.inner, block.down))
-            or (isinstance(block.act, nn.Module) and block.act._forward_hooks)
-        )
+        ):
+            return False
+        if any(m._forward_hooks or m._forward_pre_hooks for m in self._watched):
+            return False
+        if not torch.is_grad_enabled():
+            return True
+        return not (x.requires_grad or any(p.requires_grad for p in module.parameters()))
 
     def weights(self, x: Tensor) -> Weights | None:
         """The matrices if the kernels can take them with x."""
-        known = x.dtype in row_skip.DTYPES and x.device.type == "cpu"
-        if not known or any(t.dtype != x.dtype or t.device != x.device for t in self._tensors()):
-            self._kept = None
-            return None
-        found = self.known()
-        return found if x.shape[-1] == found.up.weight.shape[1] else None
+        kept = self.known()
+        weight = kept.up.weight
+        fits = x.dtype is kept.dtype and x.device == weight.device
+        return kept if fits and x.shape[-1] == weight.shape[1] else None
+
+    def _fits(self, dtype: torch.dtype, device: torch.device) -> bool:
+        if self.impl == "triton":
+            return dtype in triton_skip.DTYPES and available(device) is None
+        return dtype in row_skip.DTYPES and device.type == "cpu"
 
     def known(self) -> Weights:
         """The matrices, looked at again where a parameter moved or changed."""
@@ -225,8 +275,9 @@ class RowSkip:
         return self._kept
 
     def _tensors(self) -> list[Tensor]:
-        maps: tuple[Any, ...] = (*self.block.inner, self.block.down)
-        return [t for m in maps for t in (m.weight, getattr(m, "bias", None)) if t is not None]
+        # past Module.__getattr__: this is asked at every call
+        held = [m._parameters for m in self._maps]
+        return [t for h in held for t in (h["weight"], h.get("bias")) if t is not None]
 
     def _look(self, key: tuple[Any, ...], tensors: list[Tensor]) -> Weights:
         if not laid(self.block):
@@ -237,7 +288,11 @@ class RowSkip:
             for m in self.block.matrices()
         )
         assert up is not None and down is not None
-        return Weights(key, gate, up, down, _limit(self.block.form, up, down))
+        kinds = {(t.dtype, t.device) for t in tensors}
+        dtype, device = kinds.pop()
+        if kinds or not self._fits(dtype, device):
+            return Weights(key, None, up, down, math.nan, None)
+        return Weights(key, gate, up, down, _limit(self.block.form, up, down, self.impl), dtype)
 
 
 def _key(tensors: list[Tensor]) -> tuple[Any, ...]:
@@ -249,12 +304,13 @@ def _product(matrix: Matrix, x: Tensor, own: bool) -> Tensor:
     return row_skip.rows(matrix, None, x) if own else F.linear(x, *matrix)
 
 
-def _limit(form: str, up: Matrix, down: Matrix) -> float:
+def _limit(form: str, up: Matrix, down: Matrix, impl: str) -> float:
     """The largest |x| for which 0 times what a skipped row gives is 0; NaN where there is none.
 
     |up x + b| <= |x| max_i ||up_i||_1 + |b|. A plain block computes all its rows up.
     """
-    if not math.isfinite(row_skip.norm(down.weight.t())):
+    norm = row_skip.norm if impl == "c" else _norm
+    if not math.isfinite(norm(down.weight.t())):
         return math.nan
     if form == "plain":
         return math.inf
@@ -262,21 +318,29 @@ def _limit(form: str, up: Matrix, down: Matrix) -> float:
     # dReLU has act(up x) there; no activation grows faster than a square
     top = math.sqrt(top) if form == "both" else top
     most = 0.0 if up.bias is None else float(up.bias.abs().max())
-    norm = row_skip.norm(up.weight)
-    return (top - most) / norm if norm else math.inf
+    largest = norm(up.weight)
+    return (top - most) / largest if largest else math.inf
 
 
-def _why_not(block: FeedForward) -> str:
+def _norm(weight: Tensor) -> float:
+    return float(torch.linalg.vector_norm(weight, 1, dim=1, dtype=torch.float32).max())
+
+
+def _why_not(block: FeedForward, impl: str) -> str:
     """Why a block is left as it is; empty where it is not."""
     maps = (*block.inner, block.down)
     weights = [m._parameters.get("weight") for m in maps]
     if any(type(w) is not nn.Parameter for w in weights) or any(_wrapped(m) for m in maps):
         return "has linear maps that are not plain ones with a parameter"
     dtypes = {p.dtype for m in maps for p in m.parameters()}
-    if len(dtypes) > 1 or not dtypes <= set(row_skip.DTYPES):
-        return "has weights of other types than float32 or bfloat16, or of several"
-    if any(p.device.type != "cpu" for m in maps for p in m.parameters()):
-        return "is not on the CPU"
+    known = row_skip.DTYPES if impl == "c" else triton_skip.DTYPES
+    if len(dtypes) > 1 or not dtypes <= set(known):
+        names = ", ".join(str(d).removeprefix("torch.") for d in known)
+        return f"must have weights of one type of {names}"
+    devices = {p.device for m in maps for p in m.parameters()}
+    reasons = {available(d) if impl == "triton" else _not_cpu(d) for d in devices}
+    if len(devices) > 1 or reasons != {None}:
+        return next(filter(None, reasons), "is spread over devices")
     up = block.matrices()[1]
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(3, up.weight.shape[1], generator=generator).to(up.weight)
@@ -291,6 +355,10 @@ def _why_not(block: FeedForward) -> str:
     if not bool((expected - got).abs().max() <= spread) and bool(expected.isfinite().all()):
         return "does something after its map back"
     return ""
+
+
+def _not_cpu(device: torch.device) -> str | None:
+    return None if device.type == "cpu" else f'impl="c" runs on the CPU, the block is on {device}'
 
 
 def _wrapped(module: nn.Module) -> bool:

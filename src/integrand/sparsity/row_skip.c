@@ -35,6 +35,7 @@ INLINE void load(const storage *p, reals *a, reals *b) {
   *a = (reals)(w << 16), *b = (reals)(w & 0xffff0000u);
 }
 INLINE int64_t place(int64_t lane, int64_t half) { return 2 * lane + half; }
+INLINE int is_some(storage h) { return (h & 0x7fff) != 0; }
 #else
 typedef float storage;
 INLINE float widen(storage x) { return x; }
@@ -43,6 +44,7 @@ INLINE void load(const storage *p, reals *a, reals *b) {
   memcpy(a, p, sizeof *a), memcpy(b, p + LANES, sizeof *b);
 }
 INLINE int64_t place(int64_t lane, int64_t half) { return lane + half * LANES; }
+INLINE int is_some(storage x) { return (bits_of(x) & 0x7fffffffu) != 0; }
 #endif
 
 INLINE reals at(const float *p) { reals v; memcpy(&v, p, sizeof v); return v; }
@@ -94,15 +96,22 @@ INLINE int64_t listed(const int32_t *list, int64_t k, int64_t n) {
   return list ? list[k] : k;
 }
 
-/* the elements that are not zero for all of the batch; a nan is none */
+/* the columns that hold anything but zeros, of which a nan is none: at most width numbers, -1 where
+   there is no memory */
 int64_t active(const storage *a, int64_t batch, int64_t width, int32_t *list) {
+  uint8_t *used = calloc((size_t)width + 8, 1);
+  if (!used) return -1;
+  for (int64_t t = 0; t < batch; t++)
+    for (int64_t i = 0; i < width; i++) used[i] |= is_some(a[t * width + i]);
   int64_t n = 0;
-  for (int64_t i = 0; i < width; i++) {
-    int used = 0;
-    for (int64_t t = 0; t < batch; t++) used |= widen(a[t * width + i]) != 0;
-    list[n] = (int32_t)i;
-    n += used;
+  for (int64_t i = 0; i < width; i += 8) {
+    uint64_t eight;
+    memcpy(&eight, used + i, 8);
+    if (!eight) continue;
+    for (int64_t j = i; j < i + 8; j++)
+      if (used[j]) list[n++] = (int32_t)j;
   }
+  free(used);
   return n;
 }
 
@@ -145,9 +154,11 @@ int rows(
   float *arranged = malloc((size_t)(batch * d + 1) * sizeof(float));
   if (!arranged) return 1;
   for (int64_t t = 0; t < batch; t++) arrange(x + t * d, d, arranged + t * d);
+  /* a short list in pieces that still come out even among threads */
+  const int64_t stripe = n < 16 * STRIPE ? (n / 16 / ROWS + 1) * ROWS : STRIPE;
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n * d > 65536)
-  for (int64_t start = 0; start < n; start += STRIPE) {
-    const int64_t stop = start + STRIPE < n ? start + STRIPE : n;
+  for (int64_t start = 0; start < n; start += stripe) {
+    const int64_t stop = start + stripe < n ? start + stripe : n;
     for (int64_t k = start; k < stop; k += ROWS) {
       const storage *row[ROWS], *next[ROWS];
       int64_t index[ROWS];

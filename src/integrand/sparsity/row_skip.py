@@ -47,7 +47,7 @@ def active(a: Tensor) -> Tensor:
     """
     found = torch.empty(a.shape[1], dtype=torch.int32)
     n = kernels(a.dtype).active(a.data_ptr(), *a.shape, found.data_ptr())
-    return found[:n]
+    return _done(found, n < 0)[:n]
 
 
 def largest(x: Tensor) -> float:
