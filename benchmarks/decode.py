@@ -45,7 +45,7 @@ CASES = {
 }
 D = 2048
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-GRID = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+GRID = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
 READ = """#include <stdint.h>
 uint64_t read_all(const uint64_t *p, int64_t n, int threads) {
   uint64_t sum = 0;
@@ -279,7 +279,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--grid", action="store_true", help="the sweep alone")
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, help="what it holds already is kept")
     given = parser.parse_args()
     torch.manual_seed(0)
@@ -288,7 +288,7 @@ def main() -> int:
         print(f"reading memory: {read / 1e9:.1f} GB/s", flush=True)
         for name in given.only:
             rows = [] if given.grid else case(name, given.rounds, read)
-            sweep = grid(name, 5) if given.grid else []
+            sweep = grid(name, 4) if given.grid else []
             if given.json:
                 write(given.json, name, rows, sweep, read)
             if sweep:

@@ -78,7 +78,9 @@ def _seconds(calls: Sequence[Callable[[], object]]) -> list[float]:
     """The shortest of a few runs of each, in turn: other work on the machine only adds time."""
     best = [float("inf")] * len(calls)
     spent = 0.0
-    # the first round warms up and counts only where there is no time for others
+    for call in calls:
+        # a first call compiles, and faults pages in
+        call()
     for _ in range(_ROUNDS):
         for k, call in enumerate(calls):
             start = time.perf_counter()

@@ -39,7 +39,7 @@ def up_rows(
     i = tl.program_id(0).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
     a = loaded(a_ptr, i, i < H, tl.float32)
     # where 0 times a row may be NaN, every row is used
-    used = (i < H) & ((a != 0) | (tl.load(sound_ptr) == 0))
+    used = (i < H) & (tl.where(tl.load(sound_ptr) == 0, 1.0, a) != 0)
     u = tl.zeros((BLOCK_H,), tl.float32)
     if tl.sum(used.to(tl.int32)) > 0:
         for start in range(0, D, BLOCK_D):
@@ -69,7 +69,7 @@ def down_rows(
     for k in range(0, SPAN, BLOCK_H):
         i = first + k + tl.arange(0, BLOCK_H)
         h = loaded(h_ptr, i, i < H, tl.float32)
-        used = (i < H) & ((h != 0) | (sound == 0))
+        used = (i < H) & (tl.where(sound == 0, 1.0, h) != 0)
         if tl.sum(used.to(tl.int32)) > 0:
             mask = used[:, None] & (j < D)[None, :]
             w = loaded(w_ptr, i[:, None] * stride + j[None, :], mask, tl.float32)
