@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from integrand.errors import DataError, Error
-from integrand.kernels import c
+from integrand.kernels.ops import kernel
 from integrand.kernels.triton import available
 from integrand.nn.pointwise import Pointwise
 from integrand.sparsity import row_skip, triton_skip
@@ -132,7 +132,7 @@ class RowSkip:
         acts = [block.act] if isinstance(block.act, nn.Module) else []
         self._watched = (*self._maps, *acts)
         self._kept: Weights | None = None
-        self._kernel: tuple[torch.dtype, c.Kernel | None] | None = None
+        self._kernel: tuple[torch.dtype, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # views of the weights: a copy looks at its own
@@ -185,11 +185,11 @@ class RowSkip:
         if type(act) is not Pointwise or torch.is_grad_enabled() or first.device.type != "cpu":
             return act(first)
         if self._kernel is None or self._kernel[0] is not first.dtype:
-            direct = act.impl in ("auto", "c") and not act.program.params and self.impl == "c"
-            kernel = c.load(act.program, first.dtype) if direct else None
-            self._kernel = (first.dtype, kernel)
-        kernel = self._kernel[1]
-        return act(first) if kernel is None else kernel.forward(first, ())
+            able = act.impl in ("auto", "c") and not act.program.params and self.impl == "c"
+            # loaded once in a process, whatever the number of blocks
+            self._kernel = (first.dtype, kernel(act.program.digest, first.dtype) if able else None)
+        direct = self._kernel[1]
+        return act(first) if direct is None else direct.forward(first, ())
 
     def feed(self, x: Tensor, weights: Weights, step: Step | None = None) -> Tensor:
         """The block of x (B, D): by the plan, or by `step`."""
