@@ -18,7 +18,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +216,8 @@ def first(block: Any, x: Tensor) -> Tensor:
     return (block.gate_proj if hasattr(block, "gate_proj") else block.up_proj)(x)
 
 
-def grid(name: str, rounds: int, count: int = 3) -> list[dict[str, Any]]:
-    """Skipping, dense and what is chosen, for every sparsity and batch."""
+def grid(name: str, rounds: int, count: int = 3) -> Iterator[list[dict[str, Any]]]:
+    """Skipping, dense and what is chosen, for every sparsity: a batch at a time, with those before."""
     form, d_hidden, dtype, _ = CASES[name]
     dense = layers(form, d_hidden, dtype, count)
     fast = copy.deepcopy(dense)
@@ -258,8 +258,8 @@ def grid(name: str, rounds: int, count: int = 3) -> list[dict[str, Any]]:
                 f"{row['dense_chosen']:.0%}, own dense {row['own_over_torch']:.2f} of nn.Linear",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
+        yield rows
     handle.undo()
-    return rows
 
 
 def below(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -288,11 +288,12 @@ def main() -> int:
         print(f"reading memory: {read / 1e9:.1f} GB/s", flush=True)
         for name in given.only:
             rows = [] if given.grid else case(name, given.rounds, read)
-            sweep = grid(name, 4) if given.grid else []
-            if given.json:
-                write(given.json, name, rows, sweep, read)
-            if sweep:
-                print(below(sweep))
+            # each batch is kept as soon as it is measured
+            for sweep in grid(name, 4) if given.grid else [[]]:
+                if given.json:
+                    write(given.json, name, rows, sweep, read)
+                if sweep:
+                    print(below(sweep), flush=True)
     return 0
 
 

@@ -165,7 +165,7 @@ def test_overflow_in_a_skipped_row_is_not_lost() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_same_bits_every_run_and_for_any_number_of_threads(dtype: torch.dtype) -> None:
     # large enough for several threads
-    model = block("gated", 256, 1024, dtype)
+    model = block("gated", 256, 2048, dtype)
     accelerate(model, break_even=1.0)
     threads = torch.get_num_threads()
     for batch in (1, 6):

@@ -38,14 +38,14 @@ def test_the_break_even_is_where_the_line_meets_the_faster_dense_path(
 ) -> None:
     timed, _ = machine(5e-3, 4e-3, 1e-3, 4e-6, monkeypatch)
     steps = plan(("meets",), H, timed)
-    # 1e-3 + 4e-6 n = 0.97 * 4e-3
+    # 1e-3 + 4e-6 n = 0.92 * 4e-3
     assert [s.batch for s in steps] == list(BATCHES)
-    assert all(s.own and abs(s.most - 720) <= 1 for s in steps)
+    assert all(s.own and abs(s.most - 670) <= 1 for s in steps)
 
 
 def test_torchs_dense_path_is_taken_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     timed, _ = machine(2e-3, 4e-3, 1e-3, 4e-6, monkeypatch)
-    assert all(not s.own and abs(s.most - 235) <= 1 for s in plan(("torch",), H, timed))
+    assert all(not s.own and abs(s.most - 210) <= 1 for s in plan(("torch",), H, timed))
 
 
 def test_nothing_is_skipped_where_skipping_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ typedef uint32_t words __attribute__((vector_size(LANES * 4)));
 /* BLOCK numbers as they are stored become two vectors: for bf16 those at even and at odd places, so
    that widening is a shift and a mask. Vectors x and sums are kept in that order ("arranged"). */
 enum { BLOCK = 2 * LANES, ROWS = 4, ADDED = 4, TILE = 32 * BLOCK, PARTS = 8, STRIPE = 64 };
+enum { SERIAL = 1 << 18 };
 
 INLINE float float_of(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
 INLINE uint32_t bits_of(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
@@ -156,7 +157,7 @@ int rows(
   for (int64_t t = 0; t < batch; t++) arrange(x + t * d, d, arranged + t * d);
   /* a short list in pieces that still come out even among threads */
   const int64_t stripe = n < 16 * STRIPE ? (n / 16 / ROWS + 1) * ROWS : STRIPE;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n * d > 65536)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n * d * batch > SERIAL)
   for (int64_t start = 0; start < n; start += stripe) {
     const int64_t stop = start + stripe < n ? start + stripe : n;
     for (int64_t k = start; k < stop; k += ROWS) {
@@ -234,7 +235,7 @@ int add_rows(
   const int64_t width = batch > 4 ? TILE : d, tiles = (d + width - 1) / width;
   float *sums = malloc((size_t)(parts * batch * d + 1) * sizeof(float));
   if (!sums) return 1;
-#pragma omp parallel num_threads(threads) if (threads > 1 && n * d > 65536)
+#pragma omp parallel num_threads(threads) if (threads > 1 && n * d * batch > SERIAL)
   {
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < parts * tiles; task++) {
