@@ -217,7 +217,7 @@ def first(block: Any, x: Tensor) -> Tensor:
 
 
 def grid(name: str, rounds: int, count: int = 3) -> Iterator[list[dict[str, Any]]]:
-    """Skipping, dense and what is chosen, for every sparsity: a batch at a time, with those before."""
+    """Skipping, dense and what is chosen, by sparsity: after each batch, all rows so far."""
     form, d_hidden, dtype, _ = CASES[name]
     dense = layers(form, d_hidden, dtype, count)
     fast = copy.deepcopy(dense)
