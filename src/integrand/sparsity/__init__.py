@@ -1,5 +1,6 @@
 """Activation sparsity: measured on any model, induced in training, turned into decode speed."""
 
+from integrand.sparsity.accelerate import Accelerated, accelerate
 from integrand.sparsity.analysis import Analysis, Layer, analyze
 from integrand.sparsity.calibration import calibrate
 from integrand.sparsity.feed_forward import FeedForward, Matrix, feed_forwards
@@ -7,13 +8,16 @@ from integrand.sparsity.fitting import fit
 from integrand.sparsity.masking import masking
 from integrand.sparsity.penalty import penalise
 from integrand.sparsity.predictors import assess, enabled, load_predictors
+from integrand.sparsity.roofline import roofline
 from integrand.sparsity.thresholds import applying, load_thresholds, price
 
 __all__ = [
+    "Accelerated",
     "Analysis",
     "FeedForward",
     "Layer",
     "Matrix",
+    "accelerate",
     "analyze",
     "applying",
     "assess",
@@ -26,4 +30,5 @@ __all__ = [
     "masking",
     "penalise",
     "price",
+    "roofline",
 ]

@@ -1,0 +1,71 @@
+"""Where skipping pays: from times that are known, and kept between processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from integrand.sparsity import break_even
+from integrand.sparsity.break_even import BATCHES, Step, plan
+
+H = 1000
+
+
+def machine(
+    dense: float, ours: float, start: float, slope: float, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Callable[[int, int | None], Callable[[], object]], list[tuple[int, int | None]]]:
+    """Calls that take a known time, by a clock of their own, and a list of what was called."""
+    now = [0.0]
+    asked: list[tuple[int, int | None]] = []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def timed(batch: int, n: int | None) -> Callable[[], object]:
+        asked.append((batch, n))
+        seconds = dense if n is None else ours if n == H else start + slope * n
+
+        def call() -> None:
+            now[0] += seconds
+
+        return call
+
+    return timed, asked
+
+
+def test_the_break_even_is_where_the_line_meets_the_faster_dense_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed, _ = machine(5e-3, 4e-3, 1e-3, 4e-6, monkeypatch)
+    steps = plan(("meets",), H, timed)
+    # 1e-3 + 4e-6 n = 0.92 * 4e-3
+    assert [s.batch for s in steps] == list(BATCHES)
+    assert all(s.own and abs(s.most - 670) <= 1 for s in steps)
+
+
+def test_torchs_dense_path_is_taken_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, _ = machine(2e-3, 4e-3, 1e-3, 4e-6, monkeypatch)
+    assert all(not s.own and abs(s.most - 210) <= 1 for s in plan(("torch",), H, timed))
+
+
+def test_nothing_is_skipped_where_skipping_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, _ = machine(1e-3, 2e-3, 9e-4, 4e-6, monkeypatch)
+    assert plan(("never",), H, timed) == tuple(Step(b, False, 0) for b in BATCHES)
+
+
+def test_a_hopeless_path_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, asked = machine(1.0, 1e-3, 1e-4, 1e-6, monkeypatch)
+    plan(("hopeless",), H, timed)
+    assert [batch for batch, n in asked if n is None] == [1]
+
+
+def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, asked = machine(5e-3, 4e-3, 1e-3, 4e-6, monkeypatch)
+    first = plan(("kept",), H, timed)
+    count = len(asked)
+    assert plan(("kept",), H, timed) == first and len(asked) == count
+    plan(("another",), H, timed)
+    assert len(asked) == 2 * count
+    monkeypatch.setattr(break_even, "processor", lambda: "another")
+    plan(("kept",), H, timed)
+    assert len(asked) == 3 * count
