@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from integrand.activation import activation
 from integrand.errors import Error
 from integrand.models.decoder import Decoder, DecoderConfig
+from integrand.nn.mlp import GatedMLP
 from integrand.sparsity import FeedForward, feed_forwards
 
 
@@ -100,3 +101,10 @@ def test_a_block_that_does_more_is_refused_with_the_reason() -> None:
         feed_forwards(nn.Sequential(Swapped(norm=True)))
     with pytest.raises(Error, match="no activation is an attribute"):
         feed_forwards(nn.Linear(4, 4))
+
+
+def test_a_narrow_drelu_block_is_not_taken_for_a_gated_one() -> None:
+    for seed in range(20):
+        torch.manual_seed(seed)
+        block = GatedMLP(activation("relu"), 4, 5, activate_up=True)
+        assert [b.form for b in feed_forwards(nn.Sequential(block))] == ["both"]

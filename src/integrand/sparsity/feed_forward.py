@@ -17,6 +17,8 @@ from integrand.models.swap_blocks import linear_maps
 from integrand.models.swap_sites import Candidate, survey
 
 Form = Literal["plain", "gated", "both"]
+# random tokens that tell the forms apart: act(up) and up differ at half of them
+ROWS = 32
 
 
 class Matrix(NamedTuple):
@@ -142,7 +144,7 @@ def _probe(
     entered: list[Tensor] = []
     weight = matrix(inner[0]).weight
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(1, 5, weight.shape[1], generator=generator).to(weight)
+    rows = torch.randn(1, ROWS, weight.shape[1], generator=generator).to(weight)
     hooks = [
         m.register_forward_hook(lambda module, _, out: given.update({module: out.detach()}))
         for m in inner
