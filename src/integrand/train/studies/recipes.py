@@ -217,9 +217,9 @@ def sparsity(data: str = "python-docs") -> Recipe:
     """Decoders of 2 M parameters to measure activation sparsity on, gated and plain.
 
     ReLU, ReLU^2, ReGLU and SwiGLU are those of arXiv:2402.03804, dReLU of arXiv:2406.05955, xIELU
-    and its siblings of arXiv:2411.13010. Half a token per parameter: enough for habits of
-    neurons to form, far from enough to rank losses. The rate is the best of the ladder at 48 channels, scaled
-    by the inverse of the width.
+    and its siblings of arXiv:2411.13010. Half a token per parameter: enough for habits of neurons
+    to form, far from enough to rank losses. The rate is the best of the ladder at 48 channels,
+    scaled by the inverse of the width.
     """
     config = dataclasses.replace(size("2M", data), steps=300, warmup_steps=15, decay_steps=75)
     config = dataclasses.replace(config, lr=1e-2 * 48 / 160, activation_lr_scale=160 / 48)
