@@ -1,0 +1,64 @@
+import copy
+from typing import Any
+
+from integrand.report.sparsity_page import headline, page, paper, point, results
+
+
+def model(activation: str, form: str, sparsity: float, **more: Any) -> dict[str, Any]:
+    points = [
+        {"by": by, "value": value, "sparsity": s, "rise": rise, "tokens": 100}
+        for by in ("cett", "top_k", "global")
+        for value, s, rise in ((0.1, 0.5, 0.002), (0.2, sparsity, 0.01), (0.5, 0.95, 0.2))
+    ]
+    layers = [{"name": "model.layers.0.mlp", "sparsity": {"0.05": 0.1, "0.13": sparsity}}]
+    return {
+        **{"name": activation, "activation": activation, "form": form, "parameters": 2_000_000},
+        **{"ffn_share": 0.6, "loss": 3.5, "perplexity": 33.1, "exact_zeros": 0.5, "reuse": 0.2},
+        **{"cett_ppl_1": sparsity, "cett_ppl_1_cett": 0.13, "sparsity": {"0.2": 0.8}},
+        **{"coactivation_gap": 0.3, "coactivation_lift": 0.2, "hot": 0.5, "dead": 0.0},
+        **{"predictor_recall": None, "decode_speedup": None, "points": points, "layers": layers},
+        **more,
+    }
+
+
+SUMMARY = {
+    "kind": "sparsity",
+    "command": "integrand sparsity runs/sparsity",
+    "models": [model("silu", "gated", 0.6), model("relu2", "plain", 0.9)],
+}
+
+
+def test_the_sparsest_model_comes_first_and_names_are_those_of_the_field() -> None:
+    rows = [[c.text for c in row] for row in results(SUMMARY).rows]
+    assert [row[1] for row in rows] == ["ReLU²", "SwiGLU"]
+    assert rows[0][5] == "90.0 %" and rows[0][-1] == "–"
+
+
+def test_the_headline_ranks_and_says_where_relu2_is() -> None:
+    said = " ".join(headline(SUMMARY))
+    assert "Sparsity at 1 % of perplexity: ReLU² 90.0 %, SwiGLU 60.0 %." in said
+    assert "recall" not in said  # nothing was measured
+    many = {**SUMMARY, "models": [model(a, "plain", 0.95) for a in ("relu", "gelu", "xielu")]}
+    many["models"].append(model("relu2", "plain", 0.5))
+    assert "ReLU² is 4 of 4" in " ".join(headline(many))
+
+
+def test_a_line_of_the_paper_without_a_measurement_is_not_claimed() -> None:
+    text = paper(SUMMARY).plain()
+    # 1 - (1 - 0.9) (1 - 0.2)
+    assert "92.0 % with ReLU²" in text and "54.0 %" in text
+    assert "a predictor" not in text
+    far = copy.deepcopy(SUMMARY)
+    for p in far["models"][1]["points"]:
+        p["sparsity"] = 0.5
+    assert "no measured point between 85 and 95 %" in paper(far).plain()
+
+
+def test_a_point_is_taken_only_near_its_value() -> None:
+    assert point(SUMMARY["models"][0], "cett", 0.21)["value"] == 0.2
+    assert point(SUMMARY["models"][0], "cett", 0.3) is None
+
+
+def test_the_page_stands_alone() -> None:
+    text = page(SUMMARY)
+    assert "<svg" in text and "src=" not in text and "SwiGLU" in text

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from integrand.activation import activation
+from integrand.models.decoder import Decoder, DecoderConfig
+from integrand.sparsity import analyze, feed_forwards, price
+from integrand.sparsity.aspects import _active, _between, decode, operating_thresholds
+from integrand.sparsity.thresholds import Thresholds, fingerprint
+
+TABLE = [
+    {"case": f"{form}-bf16", "sparsity": s, "speedup": v}
+    for form, speeds in (("gated", (1.0, 1.3, 2.1)), ("plain", (1.0, 1.2, 1.6)))
+    for s, v in zip((0.0, 0.5, 0.9), speeds, strict=True)
+]
+
+
+def decoder(form: str, act: str = "relu") -> Decoder:
+    config = DecoderConfig(
+        **{"vocab_size": 64, "d_model": 16, "d_hidden": 48, "layers": 2, "heads": 2, "kv_heads": 2},
+        **{"gated": form != "plain", "activate_up": form == "both", "init_std": 0.3},
+    )
+    return Decoder(config, activation(act)).initialise(0).eval()
+
+
+def rows() -> torch.Tensor:
+    return torch.randint(64, (8, 17), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("form", ["plain", "gated", "both"])
+def test_active_shares_are_those_of_the_blocks_run_by_hand(form: str) -> None:
+    model, limit = decoder(form, "silu"), 0.2
+    blocks = feed_forwards(model)
+    values = {f"gate/{b.name}": torch.full((48,), limit) for b in blocks}
+    found = _active(model, rows(), Thresholds("cats", 0.5, fingerprint(model), values))
+    gates, neurons = [], []
+
+    def by_hand(block, given):
+        first, *up = block.inner_values(given[0])
+        kept = block.act(first).abs() > limit
+        second = 1 if not up else block.act(up[0]) if form == "both" else up[0]
+        h = block.act(first) * kept * second
+        gates.append(kept)
+        neurons.append(h != 0)
+        return block.down(h)
+
+    for block in blocks:
+        block.module.forward = lambda x, block=block: by_hand(block, (x,))
+    with torch.no_grad():
+        model(rows()[:, :-1])
+    expected = [torch.cat([k.flatten() for k in each]).double().mean() for each in (gates, neurons)]
+    # a gate within a rounding of its limit may fall on either side
+    assert found == pytest.approx([float(e) for e in expected], abs=1e-3)
+
+
+def test_speeds_between_the_rows_of_a_table() -> None:
+    gated = [r for r in TABLE if r["case"] == "gated-bf16"]
+    assert [_between(1 - r["sparsity"], gated) for r in gated] == pytest.approx([1.0, 1.3, 2.1])
+    # in the time, not the speed: half way between 1/2.1 and 1/1.3
+    assert _between(0.3, gated) == pytest.approx(2 / (1 / 2.1 + 1 / 1.3))
+    # nothing is promised beyond the sparsest row
+    assert _between(0.01, gated) == pytest.approx(2.1)
+    assert _between(0.5, []) is None
+
+
+@pytest.mark.parametrize("form", ["plain", "gated"])
+def test_a_decode_speed_costs_a_percent_at_most(form: str) -> None:
+    model = decoder(form)
+    analysis = analyze(model, rows(), quiet=True)
+    found = decode(model, rows(), analysis, TABLE)
+    assert found["decode"]["rise"] <= 0.01
+    assert 1 <= found["decode_speedup"] <= (1.6 if form == "plain" else 2.1)
+    assert found["decode"]["active"] <= found["decode"]["active_gate"] <= 1
+
+
+def test_operating_thresholds_are_the_operating_point() -> None:
+    model = decoder("gated", "silu")
+    analysis = analyze(model, rows(), quiet=True)
+    paid = price(model, operating_thresholds(model, analysis), rows())
+    assert paid.rise == pytest.approx(analysis.operating.rise, abs=1e-4)
+    mean = sum(paid.sparsity.values()) / len(paid.sparsity)
+    assert mean == pytest.approx(analysis.operating.sparsity_in_use, abs=1e-3)
