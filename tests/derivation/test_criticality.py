@@ -21,7 +21,7 @@ ROWS = (
 @functools.cache
 def kernel(name: str) -> Kernel:
     act = ig.activation(name)
-    return Kernel(act.program, act.spec.values(), list(act.properties.breakpoints))
+    return Kernel.of(act.program, act.spec.values(), list(act.properties.breakpoints))
 
 
 @pytest.mark.parametrize(

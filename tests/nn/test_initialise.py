@@ -14,7 +14,7 @@ WIDTH, DEPTH, NETWORKS = 512, 4, 16
 @pytest.mark.parametrize("name", ["relu", "gelu", "silu", "xielu", "selu", "tanh"])
 def test_wide_random_networks_follow_the_recursion(name: str) -> None:
     act = ig.activation(name)
-    kernel = Kernel(act.program, act.spec.values(), list(act.properties.breakpoints))
+    kernel = Kernel.of(act.program, act.spec.values(), list(act.properties.breakpoints))
     generator = torch.Generator().manual_seed(0)
     seen = [[] for _ in range(DEPTH)]
     for _ in range(NETWORKS):

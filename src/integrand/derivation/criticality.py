@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,11 +47,19 @@ class Kernel:
     """E f^2, E f'^2 and (d/dK) E f^2 as functions of the variance K."""
 
     def __init__(
-        self, program: Program, values: Mapping[str, float], cuts: Sequence[float] = ()
+        self,
+        f: Callable[[Any], Array],
+        df: Callable[[Any], Array],
+        cuts: Sequence[float] = (),
     ) -> None:
-        self.cuts = tuple(cuts)
-        self.f: Callable[[object], Array] = function(program, values, "f")
-        self.df: Callable[[object], Array] = function(program, values, "df")
+        self.f, self.df, self.cuts = f, df, tuple(cuts)
+
+    @classmethod
+    def of(
+        cls, program: Program, values: Mapping[str, float], cuts: Sequence[float] = ()
+    ) -> Kernel:
+        """The kernel of a scalar program at parameter values."""
+        return cls(function(program, values, "f"), function(program, values, "df"), cuts)
 
     def square(self, variance: float) -> float:
         """E f(z)^2, z ~ N(0, variance)."""

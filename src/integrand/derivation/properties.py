@@ -116,7 +116,7 @@ def properties(
         mean=float(weight @ f(z)),
         second_moment=float(weight @ f(z) ** 2),
         gradient_second_moment=float(weight @ df(z) ** 2),
-        criticality=criticality(Kernel(program, at, list(classes))),
+        criticality=criticality(Kernel.of(program, at, list(classes))),
     )
 
 

@@ -1,0 +1,1 @@
+"""Search for activations in spaces of gradients and functions."""

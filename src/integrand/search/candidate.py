@@ -1,0 +1,74 @@
+"""`Candidate`, what a strategy proposes, and `Space`, where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from integrand.spec import Spec
+
+Genome = tuple[Any, ...]  # nested tuples of numbers and texts: JSON, but for the brackets
+Choose = Callable[[str, int], int]  # (kind of decision, number of options) -> the option taken
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A spec with its genome in a space, and its lineage: the parents' keys and the operation."""
+
+    spec: Spec
+    genome: Genome
+    parents: tuple[str, ...] = ()
+    operation: str = "new"
+
+    @property
+    def key(self) -> str:
+        """Content hash of the spec."""
+        return self.spec.sha256
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON that `Candidate.of` reads back in the same space."""
+        return {"genome": self.genome, "parents": self.parents, "operation": self.operation}
+
+    @classmethod
+    def of(cls, space: Space, data: Mapping[str, Any]) -> Candidate:
+        genome = frozen(data["genome"])
+        return cls(space.spec(genome), genome, tuple(data["parents"]), data["operation"])
+
+
+class Space(Protocol):
+    """A set of genomes. All randomness comes in from outside: the same choices, the same genome.
+
+    `build` makes a genome by a sequence of decisions, each one call of `choose(kind, options)`;
+    `kinds` lists every kind with its number of options. Whoever decides is a strategy: chance, an
+    enumeration, a recurrent network.
+    """
+
+    name: str
+
+    @property
+    def kinds(self) -> Mapping[str, int]: ...
+
+    def build(self, choose: Choose) -> Genome: ...
+
+    def mutate(self, genome: Genome, rng: np.random.Generator) -> tuple[str, Genome]:
+        """(operation, genome); the genome may be one that `spec` refuses."""
+        ...
+
+    def cross(self, a: Genome, b: Genome, rng: np.random.Generator) -> Genome: ...
+
+    def spec(self, genome: Genome) -> Spec:
+        """The spec of a genome. Raises `SpecError`."""
+        ...
+
+
+def frozen(data: Any) -> Any:
+    """Lists, as JSON has them, as tuples."""
+    return tuple(map(frozen, data)) if isinstance(data, list | tuple) else data
+
+
+def by_chance(rng: np.random.Generator) -> Choose:
+    """Every option equally likely."""
+    return lambda _, options: int(rng.integers(options))
