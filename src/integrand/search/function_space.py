@@ -12,6 +12,7 @@ activations (sqrt(x), quotients, exp): the grammar or rung 0 refuses those.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 from integrand.search.slots import Slots
@@ -67,4 +68,6 @@ def _write(chosen: Mapping[str, str]) -> Spec:
         )
         unit = fresh(BINARY[chosen[f"binary {i}"]]).format(a=a, b=b)
     digest = hashlib.sha256(unit.encode()).hexdigest()[:10]
-    return Spec(name=f"f_{digest}", function=unit, params=params)
+    # a constant as the outer unary function drops the unit inside
+    used = {n: p for n, p in params.items() if re.search(rf"\b{n}\b", unit)}
+    return Spec(name=f"f_{digest}", function=unit, params=used)

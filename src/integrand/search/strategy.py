@@ -1,0 +1,103 @@
+"""Strategies: `ask` for a candidate, `tell` its score (lower is better, None: refused).
+
+Deterministic by seed, and resumable: `state()` is JSON that `restore` continues from, but for
+candidates asked and not yet told, whose scores are still welcome. Scores may come in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from integrand.errors import Error, SpecError
+from integrand.search.candidate import Candidate, Genome, Space, by_chance
+
+_TRIES = 200
+
+
+class Strategy(Protocol):
+    """What proposes candidates of a space."""
+
+    def ask(self) -> Candidate | None:
+        """The next candidate, None where the space is exhausted."""
+        ...
+
+    def tell(self, candidate: Candidate, score: float | None) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+def first_admitted(space: Space, propose: Callable[[], tuple[Genome, tuple[str, ...], str]]) -> Candidate:
+    """The first proposal (genome, parents, operation) that the grammar of specs admits."""
+    reason = ""
+    for _ in range(_TRIES):
+        genome, parents, operation = propose()
+        try:
+            return Candidate(space.spec(genome), genome, parents, operation)
+        except SpecError as error:
+            reason = str(error)
+    raise Error(f"none of {_TRIES} proposals in the space '{space.name}' is a spec; last: {reason}")
+
+
+class Random:
+    """Independent candidates, every decision by chance."""
+
+    def __init__(self, space: Space, seed: int = 0) -> None:
+        self.space, self.rng = space, np.random.default_rng(seed)
+
+    def ask(self) -> Candidate:
+        return first_admitted(self.space, lambda: (self.space.build(by_chance(self.rng)), (), "new"))
+
+    def tell(self, candidate: Candidate, score: float | None) -> None:
+        """Nothing is learnt."""
+
+    def state(self) -> dict[str, Any]:
+        return {"rng": self.rng.bit_generator.state}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.rng.bit_generator.state = state["rng"]
+
+
+class Exhaustive:
+    """Every sequence of decisions once, in order, those that are no specs left out."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.next: list[int] | None = []
+
+    def ask(self) -> Candidate | None:
+        while self.next is not None:
+            genome = self._advance(self.next)
+            try:
+                return Candidate(self.space.spec(genome), genome)
+            except SpecError:
+                continue
+        return None
+
+    def _advance(self, prefix: list[int]) -> Genome:
+        """The genome of the decisions that start with the prefix; moves on to the next ones."""
+        taken: list[tuple[int, int]] = []
+
+        def choose(_: str, options: int) -> int:
+            option = prefix[len(taken)] if len(taken) < len(prefix) else 0
+            taken.append((option, options))
+            return option
+
+        genome = self.space.build(choose)
+        while taken and taken[-1][0] + 1 == taken[-1][1]:
+            taken.pop()
+        self.next = [option for option, _ in taken[:-1]] + [taken[-1][0] + 1] if taken else None
+        return genome
+
+    def tell(self, candidate: Candidate, score: float | None) -> None:
+        """Nothing is learnt."""
+
+    def state(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.next = None if state["next"] is None else list(state["next"])
