@@ -1,9 +1,9 @@
 """Are two candidates the same activation? By canonical text, then by what they compute.
 
-Outputs are those of g, or of f - f(0) where f is declared, divided by their norm, at fixed points
-and at two settings of the parameters: the initial one, and one that moves each parameter by a
-factor of its own away from its bound. So 2*a*x with a = 0.4 is x*b with b = 0.8, and neither is
-0.8*x.
+Outputs are those of g, or of f - f(0) where f is declared, divided by their norm, at fixed points,
+then between the cuts of both candidates, and at two settings of the parameters: the initial one,
+and one that moves each parameter by a factor of its own away from its bound. So 2*a*x with a = 0.4
+is x*b with b = 0.8, and neither is 0.8*x.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from integrand.search.canonical import canonical
+from integrand.search.cuts import cuts
 from integrand.search.forward import Array, Values, values
 from integrand.spec import Spec, dependency_order, evaluate
 
@@ -26,18 +27,25 @@ _ULPS = 8  # of a primitive, its argument's rounding included
 
 @dataclass(frozen=True)
 class Signature:
-    """`canonical` text; `outputs` (both settings in a row), None where they are not finite, and
-    the size of what rounding left in each of them; `freedom` counts the parameters by their
-    bounds. `bucket` is a number that equal outputs share but for 1."""
+    """`canonical` text; `outputs` at both `settings` of the parameters, None where they are not
+    finite; their `norm` before division, and the size of rounding errors in them. `bucket` is a
+    number that equal outputs share but for 1."""
 
+    spec: Spec
     canonical: str
-    freedom: tuple[str, ...]
+    settings: tuple[dict[str, float], dict[str, float]]
     outputs: Array | None
-    tolerance: float
+    norm: float = 1.0
+    tolerance: float = 0.0
 
     @property
     def bucket(self) -> int | None:
         return None if self.outputs is None else round(float(_DIRECTION @ self.outputs) / BUCKET)
+
+    @property
+    def freedom(self) -> list[str]:
+        """The parameters by what bounds and trains them."""
+        return sorted(f"{p.above is None}{p.below is None}{p.trainable}" for p in self.spec.params.values())
 
 
 _DIRECTION = np.random.default_rng(0).dirichlet(np.ones(2 * len(POINTS)))
@@ -46,19 +54,17 @@ _DIRECTION = np.random.default_rng(0).dirichlet(np.ones(2 * len(POINTS)))
 def signature(spec: Spec) -> Signature:
     """What `Seen` compares; never raises."""
     text, order = canonical(spec)
-    freedom = tuple(
-        sorted(f"{p.above is not None}{p.below is not None}{p.trainable}" for p in spec.params.values())
-    )
-    first, second = (_outputs(spec, v) for v in (spec.values(), moved(spec, order)))
+    settings = spec.values(), moved(spec, order)
+    first, second = (_outputs(spec, v, POINTS) for v in settings)
     with np.errstate(over="ignore"):
         norm = float(np.linalg.norm(first))
     outputs = np.concatenate([first, second])
     if not (np.isfinite(outputs).all() and 0 < norm < np.inf):
-        return Signature(text, freedom, None, 0.0)
+        return Signature(spec, text, settings, None)
     tolerance = _rounding(spec) / norm
     # what rounding hides altogether is not compared
     kept = outputs / norm if tolerance < BUCKET / 2 else None
-    return Signature(text, freedom, kept, tolerance)
+    return Signature(spec, text, settings, kept, norm, tolerance)
 
 
 def moved(spec: Spec, order: Sequence[str]) -> dict[str, float]:
@@ -82,8 +88,8 @@ def moved(spec: Spec, order: Sequence[str]) -> dict[str, float]:
     return result
 
 
-def _outputs(spec: Spec, params: Mapping[str, float]) -> Array:
-    y = values(spec.node, POINTS, params)
+def _outputs(spec: Spec, params: Mapping[str, float], x: Array) -> Array:
+    y = values(spec.node, x, params)
     return y - values(spec.node, 0.0, params) if spec.kind == "function" else y
 
 
@@ -142,8 +148,25 @@ class Seen:
 
 def same(a: Signature, b: Signature) -> bool:
     """Whether two candidates of one kind compute the same, to the rounding of both."""
-    if a.outputs is None or b.outputs is None or a.freedom != b.freedom:
+    if a.outputs is None or b.outputs is None:
         return False
-    if a.canonical.partition(":")[0] != b.canonical.partition(":")[0]:
+    if a.freedom != b.freedom or a.spec.kind != b.spec.kind:
         return False
-    return bool(np.abs(a.outputs - b.outputs).max() <= a.tolerance + b.tolerance)
+    tolerance = a.tolerance + b.tolerance
+    if np.abs(a.outputs - b.outputs).max() > tolerance:
+        return False
+    for p, q in zip(a.settings, b.settings, strict=True):
+        x = _between({*cuts(a.spec.node, p), *cuts(b.spec.node, q)})
+        y, z = _outputs(a.spec, p, x) / a.norm, _outputs(b.spec, q, x) / b.norm
+        if not (np.abs(y - z) <= tolerance).all():
+            return False
+    return True
+
+
+def _between(edges: set[float]) -> Array:
+    """Points inside every interval between cuts: the fixed points may miss a short piece."""
+    ends = np.array([POINTS[0], *sorted(edges), POINTS[-1]])
+    width = np.diff(ends)
+    inside = ends[:-1, None] + width[:, None] * np.array([0.21, 0.5, 0.83])
+    # cuts that rounding alone tells apart have no piece between them
+    return inside[width > 1e-12].ravel()
