@@ -31,7 +31,10 @@ BY_TEXT = [
     (g("(x + 1)**2"), g("x**2 + 2*x + 1")),
     (g("x if x > 0 else x"), g("x")),
     (f("max(x, sin(x))"), f("max(sin(x), x) + 2")),
-    (g("a + b if x > a else b", a=Param(1), b=Param(2)), g("c if x <= d else c + d", c=Param(2), d=Param(1))),
+    (
+        g("a + b if x > a else b", a=Param(1), b=Param(2)),
+        g("c if x <= d else c + d", c=Param(2), d=Param(1)),
+    ),
 ]
 BY_OUTPUTS = [
     (g("expm1(x) + 1 if x < 0 else 1"), g("exp(x) if x < 0 else 1")),

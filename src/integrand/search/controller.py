@@ -50,7 +50,7 @@ class Controller:
 
     def __init__(
         self, space: Space, seed: int = 0, *, batch: int = 24, hidden: int = 48, rate: float = 5e-3,
-        entropy: float = 0.02, clip: float = 0.2, epochs: int = 6, decay: float = 0.8,
+        entropy: float = 0.06, clip: float = 0.2, epochs: int = 6, decay: float = 0.8,
     ) -> None:  # fmt: skip
         self.space, self.rng = space, np.random.default_rng(seed)
         self.batch, self.entropy, self.clip, self.epochs = batch, entropy, clip, epochs

@@ -8,8 +8,9 @@ is x*b with b = 0.8, and neither is 0.8*x.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,9 @@ class Signature:
     @property
     def freedom(self) -> list[str]:
         """The parameters by what bounds and trains them."""
-        return sorted(f"{p.above is None}{p.below is None}{p.trainable}" for p in self.spec.params.values())
+        return sorted(
+            f"{p.above is None}{p.below is None}{p.trainable}" for p in self.spec.params.values()
+        )
 
 
 _DIRECTION = np.random.default_rng(0).dirichlet(np.ones(2 * len(POINTS)))
@@ -74,18 +77,22 @@ def moved(spec: Spec, order: Sequence[str]) -> dict[str, float]:
     start = spec.values()
     for name in dependency_order(spec.params):
         p, factor = spec.params[name], 1.25 + 0.37 / (2 + order.index(name))
-        (low, low0), (high, high0) = (
-            (result[b], start[b]) if isinstance(b, str) else (b, b) for b in (p.above, p.below)
-        )
+        low, high = _limit(p.above, result), _limit(p.below, result)
+        up = p.init - (_limit(p.above, start) or 0.0)
+        down = (_limit(p.below, start) or 0.0) - p.init
         if low is not None and high is not None:
-            result[name] = low + (high - low) * ((p.init - low0) / (high0 - low0)) ** factor
+            result[name] = low + (high - low) * (up / (up + down)) ** factor
         elif low is not None:
-            result[name] = low + (p.init - low0) * factor
+            result[name] = low + up * factor
         elif high is not None:
-            result[name] = high - (high0 - p.init) * factor
+            result[name] = high - down * factor
         else:
             result[name] = p.init * factor if p.init else 0.3 * factor
     return result
+
+
+def _limit(bound: float | str | None, numbers: Mapping[str, float]) -> float | None:
+    return numbers[bound] if isinstance(bound, str) else bound
 
 
 def _outputs(spec: Spec, params: Mapping[str, float], x: Array) -> Array:
@@ -93,17 +100,18 @@ def _outputs(spec: Spec, params: Mapping[str, float], x: Array) -> Array:
     return y - values(spec.node, 0.0, params) if spec.kind == "function" else y
 
 
-class _Largest(Values):
-    """`Values` that keeps the sum of the largest size of every intermediate result."""
+class _Sized:
+    """`Values` that adds up the largest size of every intermediate result."""
+
+    pi, num, select = Values.pi, Values.num, staticmethod(Values.select)
 
     def __init__(self) -> None:
         self.total = 0.0
-        for name in ("add", "sub", "mul", "div", "pow"):
-            setattr(self, name, self._sized(getattr(Values, name)))
-        self.call = self._sized(Values.call)
 
-    def _sized(self, operation):
-        def run(*args):
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operation = getattr(Values, name)
+
+        def run(*args: Any) -> Any:
             result = operation(*args)
             self.total += float(np.max(np.abs(result)))
             return result
@@ -114,7 +122,7 @@ class _Largest(Values):
 def _rounding(spec: Spec) -> float:
     """The size of rounding errors of the outputs: a few ulps of every intermediate result, carried
     on unchanged. Where a text amplifies them more, equivalents are missed, never invented."""
-    o = _Largest()
+    o = _Sized()
     numbers = {k: np.float64(v) for k, v in spec.values().items()}
     with np.errstate(all="ignore"):
         evaluate(spec.node, o, POINTS, numbers)

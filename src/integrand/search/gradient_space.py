@@ -95,7 +95,11 @@ class GradientSpace:
         pieces, others = list(a[2]), b[2]
         for i in rng.choice(len(pieces), rng.integers(1, len(pieces) + 1), replace=False):
             from_right = i >= len(pieces) / 2
-            j = max(len(others) - len(pieces) + int(i), 0) if from_right else min(int(i), len(others) - 1)
+            j = (
+                max(len(others) - len(pieces) + int(i), 0)
+                if from_right
+                else min(int(i), len(others) - 1)
+            )
             pieces[i] = others[j]
         return (a, b)[rng.integers(2)][0], a[1], tuple(pieces)
 
@@ -126,7 +130,9 @@ class GradientSpace:
         return _replaced(genome, (*path, 0), grid[choose("", len(grid))])
 
     def _regenerate(self, genome: Genome, rng: np.random.Generator) -> Genome:
-        return _replaced(genome, (2, int(rng.integers(len(genome[2])))), self._piece(by_chance(rng)))
+        return _replaced(
+            genome, (2, int(rng.integers(len(genome[2])))), self._piece(by_chance(rng))
+        )
 
 
 def _picked(choose: Choose, role: str) -> tuple[float, str]:

@@ -55,7 +55,9 @@ class _Text:
         texts: list[str] = []
         for i, cut in enumerate(cuts):
             after = cuts[i + 1] if i + 1 < len(cuts) else None
-            previous: Any = None if not texts else texts[-1] if texts[-1] in self.params else cuts[i - 1][0]
+            previous: Any = (
+                None if not texts else texts[-1] if texts[-1] in self.params else cuts[i - 1][0]
+            )
             below = after[0] if after is not None and after[1] == "const" else None
             texts.append(self.number(f"cut{i + 1}", cut, above=previous, below=below))
         return texts

@@ -39,7 +39,9 @@ class Archive:
 
 
 def scalar(
-    objectives: Objectives, weights: Mapping[str, float], reference: Mapping[str, float] | None = None
+    objectives: Objectives,
+    weights: Mapping[str, float],
+    reference: Mapping[str, float] | None = None,
 ) -> float | None:
     """max_k w_k (o_k - r_k) + 0.05 sum_k w_k (o_k - r_k) over the weighted objectives: the
     augmented Chebyshev rule, which unlike a weighted sum reaches every part of a front.

@@ -1,4 +1,4 @@
-"""f and g of a candidate on one grid of quadrature nodes: the single pass that all cheap rungs share.
+"""f and g of a candidate on one grid of quadrature nodes: the one pass that cheap rungs share.
 
 Gauss-Legendre panels that double away from 0 and end at every cut, from -1e4 to 1e4. A gradient is
 integrated panel by panel outwards from 0 (no closed form), a function differentiated in forward
@@ -101,10 +101,14 @@ class Profile:
     def constant(self) -> float:
         """f(0) of a gradient; a limit as an anchor is taken at REACH."""
         point, value = self.spec.anchor
-        return value - float(self._integral(np.clip(float(str(point).replace("oo", "inf")), -REACH, REACH)))
+        return value - float(
+            self._integral(np.clip(float(str(point).replace("oo", "inf")), -REACH, REACH))
+        )
 
     def _integral(self, x: Array) -> Array:
-        i = np.clip(np.searchsorted(self.panels.edges, x, "right") - 1, 0, len(self.panels.half) - 1)
+        i = np.clip(
+            np.searchsorted(self.panels.edges, x, "right") - 1, 0, len(self.panels.half) - 1
+        )
         half = (x - self.panels.edges[i]) / 2
         t = self.panels.edges[i][..., None] + half[..., None] * (1 + _T)
         return self.starts[i] + half * (self.slope(t) @ _W)

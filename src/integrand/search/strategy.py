@@ -31,7 +31,9 @@ class Strategy(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
-def first_admitted(space: Space, propose: Callable[[], tuple[Genome, tuple[str, ...], str]]) -> Candidate:
+def first_admitted(
+    space: Space, propose: Callable[[], tuple[Genome, tuple[str, ...], str]]
+) -> Candidate:
     """The first proposal (genome, parents, operation) that the grammar of specs admits."""
     reason = ""
     for _ in range(_TRIES):
@@ -50,7 +52,9 @@ class Random:
         self.space, self.rng = space, np.random.default_rng(seed)
 
     def ask(self) -> Candidate:
-        return first_admitted(self.space, lambda: (self.space.build(by_chance(self.rng)), (), "new"))
+        return first_admitted(
+            self.space, lambda: (self.space.build(by_chance(self.rng)), (), "new")
+        )
 
     def tell(self, candidate: Candidate, score: float | None) -> None:
         """Nothing is learnt."""

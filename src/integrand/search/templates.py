@@ -68,7 +68,9 @@ def template_space(data: Mapping[str, Any]) -> Slots:
             text = text.replace(f"{{{name}}}", f"({chosen[name]})")
             if len(text) > _LONGEST:
                 raise SpecError(f"a candidate of '{data.get('name')}' is longer than {_LONGEST}")
-        return spec_from_mapping(fixed | {kind: text, "params": _used(data.get("params", {}), text)})
+        return spec_from_mapping(
+            fixed | {kind: text, "params": _used(data.get("params", {}), text)}
+        )
 
     return Slots(str(data.get("name")), choices, write)
 

@@ -68,7 +68,7 @@ def _refusal(p: Profile) -> str:
 
 
 def _at_cuts(p: Profile) -> str:
-    """What only shows next to a cut or at a simple number: values that are missing, poles, jumps."""
+    """What only shows next to a cut or at a simple number: missing values, poles, jumps."""
     declared = values(p.spec.node, np.arange(-160, 161) / 20, p.params)
     if not np.isfinite(declared).all():
         return f"the {p.spec.kind} is not finite at a multiple of 1/20"

@@ -1,0 +1,201 @@
+"""Every space proposes specs; the gradient space reaches xIELU; nothing is evaluated as code."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import integrand as ig
+from integrand.errors import SpecError
+from integrand.search.candidate import Candidate, Space, by_chance, frozen
+from integrand.search.equivalence import Seen, signature
+from integrand.search.function_space import BINARY, UNARY, function_space
+from integrand.search.gradient_space import GradientSpace
+from integrand.search.profile import profile
+from integrand.search.strategy import Exhaustive, first_admitted
+from integrand.search.templates import read_space, template_space
+from integrand.spec import Param, Spec, row
+
+XIELU = (
+    (0.5, "const"),
+    ((0.0, "const"),),
+    (
+        (((0.8, "over"), "expm1", (1.0, "const"), (0.0, "const")),),
+        (((1.6, "signed"), "x", (1.0, "const"), (0.0, "const")),),
+    ),
+)
+MINE = {
+    "name": "mine",
+    "gradient": "{right} if x > 0 else {left}",
+    "choices": {
+        "right": ["2*a*x + b", "softplus(x)"],
+        "left": ["b*expm1(x) + b", "{tail}*tanh(x)"],
+        "tail": [0.1, "a", "c"],
+    },
+    "params": {"a": {"init": 0.8, "above": 0}, "b": {"init": 0.5}, "c": {"init": 1, "above": "a"}},
+}
+SPACES = [GradientSpace(), function_space(1), function_space(2), template_space(MINE)]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda s: s.name)
+def test_proposals_are_specs_that_survive_json(space: Space) -> None:
+    rng = np.random.default_rng(0)
+    genomes = [space.build(by_chance(rng)) for _ in range(30)]
+    admitted = 0
+    for _ in range(60):
+        a, b = (genomes[i] for i in rng.integers(len(genomes), size=2))
+        operation, child = space.mutate(space.cross(a, b, rng), rng)
+        assert operation
+        assert frozen(json.loads(json.dumps(child))) == child
+        try:
+            spec = space.spec(child)
+        except SpecError:
+            continue
+        admitted += 1
+        genomes.append(child)
+        candidate = Candidate(spec, child, ("p",), operation)
+        again = Candidate.of(space, json.loads(json.dumps(candidate.to_dict())))
+        assert again == candidate and again.key == candidate.key
+    assert admitted >= 40
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda s: s.name)
+def test_build_is_decided_from_outside_alone(space: Space) -> None:
+    kinds: dict[str, int] = {}
+
+    def choose(kind: str, options: int) -> int:
+        kinds[kind] = options
+        return options - 1
+
+    assert space.build(choose) == space.build(choose)
+    assert kinds.items() <= space.kinds.items()
+
+
+def test_the_gradient_space_reaches_xielu_exactly() -> None:
+    spec = GradientSpace().spec(XIELU)
+    assert spec.gradient == "0.5 + a2*x if x > 0 else 0.5 + a1*expm1(x)"
+    bounds = {(p.init, p.above) for p in spec.params.values()}
+    assert bounds == {(1.6, 0), (0.8, 0.5)}
+    found, true = profile(spec), profile(row("xielu").spec)
+    assert np.array_equal(found.g, true.g) and np.array_equal(found.f, true.f)
+
+
+def test_xielu_is_built_by_decisions() -> None:
+    wanted = iter([1, 4, 0, 1, 4, 4, 2, 0, 0, 1, 0, 6, 1])
+    assert GradientSpace().build(lambda *_: next(wanted)) == XIELU
+
+
+def test_every_operation_happens_and_changes_the_genome() -> None:
+    space, rng = GradientSpace(), np.random.default_rng(1)
+    changed: Counter[str] = Counter()
+    for _ in range(300):
+        operation, child = space.mutate(XIELU, rng)
+        changed[operation] += child != XIELU
+    assert set(changed) == {
+        "insert", "remove", "change", "regenerate", "perturb", "add parameter", "remove parameter",
+    }  # fmt: skip
+    assert min(changed.values()) >= 15
+
+
+def test_trainable_cuts_keep_their_order() -> None:
+    cuts = ((-1.0, "free"), (0.0, "free"), (2.0, "const"))
+    genome = (
+        (0.5, "free"),
+        cuts,
+        tuple(((c, "x", *XIELU[2][0][0][2:]),) for c in XIELU_COEFFICIENTS),
+    )
+    params = GradientSpace(pieces=4).spec(genome).params
+    assert (params["cut1"].below, params["cut2"].above, params["cut2"].below) == (None, "cut1", 2.0)
+    with pytest.raises(SpecError, match="increase"):
+        GradientSpace().spec(((0.5, "const"), ((0.0, "const"),) * 2, ((), (), ())))
+
+
+XIELU_COEFFICIENTS = ((0.1, "const"), (0.7, "over"), (0.2, "over"), (-1.0, "signed"))
+
+
+def test_a_coefficient_over_a_trained_level_is_bounded_by_it() -> None:
+    genome = ((0.5, "free"), (), (((XIELU_COEFFICIENTS[1], *XIELU[2][0][0][1:]),)))
+    params = GradientSpace().spec((*genome[:2], (genome[2],))).params
+    assert [p.above for p in params.values()] == [None, "level"]
+
+
+def test_one_core_unit_is_enumerated_and_holds_swish() -> None:
+    space = function_space(1)
+    assert [*space.kinds.values()] == [len(UNARY), len(UNARY), len(BINARY)] == [25, 25, 10]
+    swish = space.spec(("beta x", "x", "gate"))
+    assert swish.function == "sigmoid(beta1*x)*(x)"
+    seen = Seen()
+    seen.add("swish", signature(swish))
+    same = Spec(name="s", function="x*sigmoid(b*x)", params={"b": Param(1.0)})
+    assert seen.find(signature(same)) == "swish"
+    p = profile(space.spec(("sinc", "x", "a*b")))
+    assert np.abs(p.f - np.sin(p.x)).max() <= 1.1e-6 / 6 * np.abs(p.x).max()
+
+
+def test_a_constant_drops_the_parameters_inside() -> None:
+    spec = function_space(2).spec(("beta x", "x", "a+b", "unit and x", "beta", "x", "a*b"))
+    assert spec.function == "(beta2)*(x)" and list(spec.params) == ["beta2"]
+
+
+def test_exhaustive_visits_every_genome_once() -> None:
+    space = template_space(MINE)
+    strategy, found = Exhaustive(space), []
+    while (candidate := strategy.ask()) is not None:
+        found.append(candidate.genome)
+        strategy.restore(json.loads(json.dumps(strategy.state())))
+    assert len(found) == len(set(found)) == 2 * 2 * 3
+    assert strategy.ask() is None
+
+
+def test_templates_keep_the_parameters_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine"\ngradient = "{right} if x > 0 else c*x"\n[choices]\nright = ["x", "a*x"]\n'
+        '[params.a]\ninit = 0.8\n[params.b]\ninit = 1\n[params.c]\ninit = 2\nabove = "b"\n'
+    )
+    space = read_space(path)
+    assert list(space.spec(("x",)).params) == ["b", "c"]
+    spec = space.spec(("a*x",))
+    assert list(spec.params) == ["a", "b", "c"] and spec.gradient == "(a*x) if x > 0 else c*x"
+    assert ig.derive(space.spec(("x",))).spec.kind == "gradient"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choices": {"right": []}}, "non-empty"),
+        ({"choices": MINE["choices"] | {"tail": [None]}}, "text or a number"),
+        ({"gradient": "{right} + {odd}"}, "'left' is never used|'odd' is used"),
+        ({"choices": MINE["choices"] | {"tail": ["{left}"]}}, "cycle"),
+        ({"gradient": 3}, "a text"),
+    ],
+)
+def test_broken_templates_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        template_space(MINE | change)
+
+
+def test_options_are_never_evaluated() -> None:
+    evil = [
+        "__import__('os').system('true')",
+        "x.__class__",
+        "(lambda: 1)()",
+        "1) + (x",
+        "a if a else x",
+    ]
+    space = template_space(MINE | {"choices": MINE["choices"] | {"right": evil}})
+    refused = 0
+    for option in evil:
+        try:
+            assert space.spec((option, "b*expm1(x) + b", "0.1")).kind == "gradient"
+        except SpecError:
+            refused += 1
+    assert refused == len(evil) - 1  # unbalanced brackets that balance in the whole are arithmetic
+
+
+def test_a_space_without_specs_says_so() -> None:
+    space = template_space(MINE | {"choices": MINE["choices"] | {"right": ["y"]}})
+    with pytest.raises(ig.Error, match="'y'"):
+        first_admitted(space, lambda: (("y", "{tail}*tanh(x)", "a"), (), "new"))
