@@ -132,3 +132,9 @@ def test_saved_bytes() -> None:
     assert saved_bytes(profile(gradient("1 if x > 0 else 0"))) == 1 / 8
     assert saved_bytes(profile(gradient("2 if x > 1 else 1 if x > 0 else 0.5"))) == 2 / 8
     assert saved_bytes(profile(gradient("x if x > 0 else 0"))) == 2
+
+
+def test_a_limit_as_anchor() -> None:
+    spec = Spec(name="g", gradient="sigmoid(x)", anchor=("-oo", 0))
+    p = profile(spec)
+    assert p.f == pytest.approx(np.logaddexp(0, p.x), rel=1e-12, abs=1e-14)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from integrand.search.forward import Array, values
 from integrand.spec import Node
@@ -54,7 +55,7 @@ def _roots(node: Node, params: Mapping[str, float]) -> list[float]:
     return [*_SCAN[zero & ~inner].tolist(), *_bisected(node, params, change).tolist()]
 
 
-def _bisected(node: Node, params: Mapping[str, float], i: Array) -> Array:
+def _bisected(node: Node, params: Mapping[str, float], i: NDArray[np.intp]) -> Array:
     if not len(i):
         return np.empty(0)
     low, high = _SCAN[i], _SCAN[i + 1]
