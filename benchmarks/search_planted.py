@@ -6,12 +6,13 @@ The objective is the L2 distance under N(0, 1) to xIELU's gradient at (0.8, 0.8,
 nothing fitted (`integrand.search.planted`). Random, evolution and controller, each with its default
 settings and the same seeds, until the distance is 0.05 or the budget is spent. A candidate
 equivalent to an earlier one is not evaluated again and does not count; nobody may ask more than
-twice the budget.
+twice the budget. Rows that the JSON file already holds are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,12 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=600)
     parser.add_argument("--json", type=Path, default=Path("results/search/planted.json"))
     args = parser.parse_args()
-    rows = []
+    rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
+    done = {(row["seed"], row["strategy"]) for row in rows}
     for seed in range(args.seeds):
         for name in STRATEGIES:
+            if (seed, name) in done:
+                continue
             rows.append(run(name, seed, args.budget))
             print(rows[-1], flush=True)
             args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 policy gradient: PPO with a clipped ratio, and a moving average of the scores as its baseline.
 
 Source: arXiv:1710.05941 (the controller predicts one component at a time and is fed its own
-prediction; trained by PPO, arXiv:1707.06347). Sizes and rates are ours.
+prediction; trained by PPO, arXiv:1707.06347). Ours: sizes and rates, and that a
+candidate met before is not reinforced again.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Controller:
         self.spread = 0.0
         self.worst: float | None = None
         self.asked: dict[str, list[Decision]] = {}
-        self.told: list[tuple[list[Decision], float | None]] = []
+        self.told: list[tuple[list[Decision], float | None, bool]] = []
+        self.known: set[str] = set()
 
     def ask(self) -> Candidate:
         decisions: list[Decision] = []
@@ -101,17 +103,18 @@ class Controller:
         decisions = self.asked.pop(candidate.key, None)
         if decisions is None:
             return
-        self.told.append((decisions, score))
+        self.told.append((decisions, score, candidate.key in self.known))
+        self.known.add(candidate.key)
         if len(self.told) >= self.batch:
             self._update()
             self.told = []
 
     def _update(self) -> None:
-        good = [s for _, s in self.told if s is not None]
+        good = [s for _, s, _ in self.told if s is not None]
         self.worst = max([*good, *([] if self.worst is None else [self.worst])], default=None)
         if self.worst is None:
             return
-        scores = np.array([self.worst if s is None else s for _, s in self.told])
+        scores = np.array([self.worst if s is None else s for _, s, _ in self.told])
         new = float(scores.mean()), float(scores.std())
         if self.baseline is None:
             self.baseline, self.spread = new
@@ -120,7 +123,9 @@ class Controller:
             self.baseline = d * self.baseline + (1 - d) * new[0]
             self.spread = d * self.spread + (1 - d) * new[1]
         gain = np.clip((self.baseline - scores) / (self.spread + 1e-12), -3, 3)
-        self._learn(_padded([d for d, _ in self.told], self.start), torch.tensor(gain))
+        # what was met before is not reinforced: the policy moves on from what it has found
+        gain = np.where([again for _, _, again in self.told], np.minimum(gain, 0), gain)
+        self._learn(_padded([d for d, _, _ in self.told], self.start), torch.tensor(gain))
 
     def _learn(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], gain: Tensor) -> None:
         inputs, targets, allowed, mask = batch
@@ -147,6 +152,7 @@ class Controller:
             "network": base64.b64encode(buffer.getvalue()).decode(),
             "averages": [self.baseline, self.spread, self.worst],
             "told": self.told,
+            "known": sorted(self.known),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -156,7 +162,8 @@ class Controller:
         self.policy.load_state_dict(policy)
         self.optimiser.load_state_dict(optimiser)
         self.baseline, self.spread, self.worst = state["averages"]
-        self.told = [([tuple(d) for d in decisions], s) for decisions, s in state["told"]]
+        self.told = [([tuple(d) for d in ds], s, again) for ds, s, again in state["told"]]
+        self.known = set(state["known"])
         self.asked = {}
 
 
