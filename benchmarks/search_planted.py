@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,20 @@ def run(name: str, seed: int, budget: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def summary(rows: list[dict[str, Any]], budget: int) -> dict[str, Any]:
+    """Per strategy and distance: seeds that reached it, and the median of their evaluations, a seed
+    that did not counted with the budget."""
+    result: dict[str, Any] = {}
+    for name in STRATEGIES:
+        for d in map(str, DISTANCES):
+            counts = [row["evaluations_to"][d] for row in rows if row["strategy"] == name]
+            result.setdefault(name, {})[d] = {
+                "found": sum(c is not None for c in counts),
+                "median": statistics.median([c or budget for c in counts] or [budget]),
+            }
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
@@ -72,6 +87,7 @@ def main() -> None:
                     "command": command(),
                     "environment": environment(),
                     "budget": args.budget,
+                    "summary": summary(rows, args.budget),
                     "rows": rows,
                 },
             )
