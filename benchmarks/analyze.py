@@ -2,8 +2,9 @@
 
     python benchmarks/analyze.py --json results/sparsity/analyze.json
 
-The recipes' own shape at that size with random weights and random tokens: the work is that of a trained
-model, or more, since the search for 1 % of perplexity finds none. `--form plain` is ReLU squared.
+The recipes' own shape at that size with random weights and random tokens: the work is that of a
+trained model, or more, since the search for 1 % of perplexity finds none. `--form plain` is ReLU
+squared.
 """
 
 from __future__ import annotations
