@@ -32,6 +32,10 @@ def initialise(
     Raises:
         Error: f is 0 under N(0, 1), or a bias is needed and a layer has none.
     """
+    if not hasattr(act, "properties"):
+        raise Error(
+            f"initialise takes a derived activation, got {act!r}; ig.activation(NAME) is one"
+        )
     found = act.properties.criticality
     variance = found.variance or 1.0
     weight, bias = found.weight, found.bias or 0.0

@@ -6,9 +6,11 @@ from integrand.sparsity.calibration import calibrate
 from integrand.sparsity.feed_forward import FeedForward, Matrix, feed_forwards
 from integrand.sparsity.fitting import fit
 from integrand.sparsity.masking import masking
-from integrand.sparsity.penalty import penalise
+from integrand.sparsity.penalty import Penalised, Stage, penalise
 from integrand.sparsity.predictors import assess, enabled, load_predictors
 from integrand.sparsity.roofline import roofline
+from integrand.sparsity.shifted import clipped_shifted_relu, shifted_relu, stable_start
+from integrand.sparsity.switching import Stochastic, Switched
 from integrand.sparsity.thresholds import applying, load_thresholds, price
 
 __all__ = [
@@ -17,11 +19,16 @@ __all__ = [
     "FeedForward",
     "Layer",
     "Matrix",
+    "Penalised",
+    "Stage",
+    "Stochastic",
+    "Switched",
     "accelerate",
     "analyze",
     "applying",
     "assess",
     "calibrate",
+    "clipped_shifted_relu",
     "enabled",
     "feed_forwards",
     "fit",
@@ -31,4 +38,6 @@ __all__ = [
     "penalise",
     "price",
     "roofline",
+    "shifted_relu",
+    "stable_start",
 ]

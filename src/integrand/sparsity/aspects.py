@@ -5,6 +5,7 @@ The aspects are those of arXiv:2402.03804. Both are taken at a cost of 1 % of pe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -58,7 +59,8 @@ def predictivity(
     thresholds = operating_thresholds(model, analysis)
     found: dict[str, Any] = {}
     for method in ("trained", "svd"):
-        predictors = fit(model, training, method, thresholds=thresholds, separator=separator)
+        given = {"thresholds": thresholds, "separator": separator, "tell": _tell}
+        predictors = fit(model, training, method, **given)
         result = assess(model, predictors, rows, separator)
         found[method] = {
             "recall": result.mean("recall"),
@@ -73,6 +75,10 @@ def predictivity(
         "predictor": found["trained"],
         "predictor_svd": found["svd"],
     }
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def decode(
