@@ -131,6 +131,26 @@ def test_names_say_everything() -> None:
     assert len({act.name for act in acts}) == len(acts)
 
 
+@pytest.mark.parametrize("act", [Switched(at=0.98), Stochastic(at=0.98)])
+def test_a_run_that_would_end_before_the_switch_is_refused(
+    act: Any, run_config: TrainConfig, run_tokens: TokenData, tmp_path: Path
+) -> None:
+    """Its loss would be that of a model that load_run does not give."""
+    config = dataclasses.replace(run_config, activation=act.name, steps=20)
+    with pytest.raises(Error, match=r"last of 20 steps ends, got a switch at 0\.98"):
+        train(config, tmp_path, activation=act, tokens=run_tokens, quiet=True)
+    layer = act.module()
+    layer.at_step(49, 50)
+    assert layer.switched
+
+
+@pytest.mark.parametrize("at", [1.0, 1.5, -0.1, math.nan])
+@pytest.mark.parametrize("kind", [Switched, Stochastic])
+def test_a_share_that_never_comes_is_refused(kind: Any, at: float) -> None:
+    with pytest.raises(Error, match="at must be at least 0 and below 1, got"):
+        kind(at=at)
+
+
 def test_refusals() -> None:
     with pytest.raises(Error, match="no parameters, got 'xielu'"):
         Switched("xielu")

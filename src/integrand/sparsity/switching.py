@@ -16,7 +16,8 @@ from integrand.errors import Error
 class SwitchedLayer(nn.Module):
     """y = first(x) until the step that begins the share `at` of the steps, then(x) from there.
 
-    Evaluation before the switch is that of the model as it is then.
+    Evaluation before the switch is that of the model as it is then. `at_step` raises Error where no
+    step would be left for `then`: the finished model is one with `then` alone.
     """
 
     is_integrand_activation = True
@@ -31,7 +32,13 @@ class SwitchedLayer(nn.Module):
         return {}
 
     def at_step(self, step: int, steps: int) -> None:
-        self.switched = step >= round(self.at * steps)
+        first = round(self.at * steps)
+        if first >= steps:
+            raise Error(
+                f"an activation must switch before the last of {steps} steps ends, got a switch at"
+                f" {self.at:.6g} of them, which is step {first}; train longer or switch earlier"
+            )
+        self.switched = step >= first
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.then if self.switched else self.first)(x, self.impl)
@@ -84,7 +91,7 @@ class Switched:
     arXiv:2402.13516. Serves wherever `integrand.train` takes an activation.
 
     Raises:
-        Error: a share outside 0 to 1, or an activation with parameters.
+        Error: a share that is not at least 0 and below 1, or an activation with parameters.
     """
 
     first: str = "silu"
@@ -92,7 +99,7 @@ class Switched:
     at: float = 0.9
 
     def __post_init__(self) -> None:
-        _check_share("at", self.at)
+        _check_switch(self.at)
         for name in (self.first, self.then):
             if activation(name).spec.params:
                 raise Error(
@@ -126,7 +133,7 @@ class Stochastic:
     at x >= 0 was not read: here x, so that p = 0 is ReLU. The model ends with ReLU.
 
     Raises:
-        Error: a probability or a share outside 0 to 1.
+        Error: a probability outside 0 to 1, or a share that is not at least 0 and below 1.
     """
 
     p: float = 0.7
@@ -134,8 +141,9 @@ class Stochastic:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_share("p", self.p)
-        _check_share("at", self.at)
+        if not 0 <= self.p <= 1:
+            raise Error(f"p must be between 0 and 1, got {self.p}; pass a probability")
+        _check_switch(self.at)
 
     @property
     def name(self) -> str:
@@ -155,6 +163,9 @@ class Stochastic:
         return StochasticLayer(self.p, self.at, self.seed, impl).to(device)
 
 
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise Error(f"{name} must be between 0 and 1, got {value}")
+def _check_switch(at: float) -> None:
+    if not 0 <= at < 1:
+        raise Error(
+            f"at must be at least 0 and below 1, got {at}; pass the share of the steps after which"
+            " the activation switches"
+        )
