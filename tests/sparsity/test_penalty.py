@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -11,7 +12,7 @@ from integrand.activation import activation
 from integrand.errors import Error
 from integrand.models.decoder import Decoder
 from integrand.sparsity import feed_forwards
-from integrand.sparsity.penalty import Penalised, Stage, penalise, progressive
+from integrand.sparsity.penalty import Penalised, Stage, penalise, progressive, remove_penalty
 from integrand.train.activations import chosen
 from integrand.train.batches import Windows
 from integrand.train.config import TrainConfig
@@ -134,6 +135,41 @@ def test_evaluation_and_checkpoints_do_not_know_of_it(run_config: TrainConfig) -
     assert [b.form for b in feed_forwards(model)] == ["plain"]
 
 
+def test_a_second_penalty_is_refused_and_the_first_can_be_removed(run_config: TrainConfig) -> None:
+    tokens = torch.randint(0, 280, (2, 9), generator=torch.Generator().manual_seed(1))
+    model = decoder(run_config, True, False)
+
+    def found() -> dict[str, Tensor]:
+        return gradients(model, summed_loss(model, tokens[:, :-1], tokens[:, 1:]))
+
+    plain = found()
+    penalise(model, [Stage(1.0, 2.5)])
+    once = found()
+    with pytest.raises(Error, match="call remove_penalty"):
+        penalise(model, [Stage(1.0, 2.5)])
+    assert all(torch.equal(g, once[name]) for name, g in found().items())
+    remove_penalty(model)
+    assert all(torch.equal(g, plain[name]) for name, g in found().items())
+    penalise(model, [Stage(1.0, 2.5)])
+    assert all(torch.equal(g, once[name]) for name, g in found().items())
+    assert not all(torch.equal(once[name], g) for name, g in plain.items())
+
+
+def test_a_copy_has_a_penalty_of_its_own(run_config: TrainConfig) -> None:
+    tokens = torch.randint(0, 280, (2, 9), generator=torch.Generator().manual_seed(1))
+    model = decoder(run_config, False, False)
+    plain = gradients(model, summed_loss(model, tokens[:, :-1], tokens[:, 1:]))
+    (penalty,) = penalise(model, [Stage(1.0, 2.5)])
+    pushed = gradients(model, summed_loss(model, tokens[:, :-1], tokens[:, 1:]))
+    copied = copy.deepcopy(model)
+    penalty.rate.zero_()
+    for each, expected in ((copied, pushed), (model, plain)):
+        got = gradients(each, summed_loss(each, tokens[:, :-1], tokens[:, 1:]))
+        assert all(torch.equal(got[name], g) for name, g in expected.items())
+    remove_penalty(model)
+    assert len([m for m in copied.modules() if hasattr(m, "at_step")]) == 1
+
+
 def share_of_zeros(model: Decoder, tokens: TokenData) -> float:
     zeros: list[float] = []
     for block in feed_forwards(model):
@@ -173,7 +209,7 @@ def test_a_run_with_it_is_sparser_resumes_and_loads_as_the_plain_activation(
 def test_a_rule_of_the_config_does_not_lose_it(run_config: TrainConfig) -> None:
     act = Penalised(activation("relu"), (Stage(1.0, 0.1),))
     per_channel = dataclasses.replace(run_config, activation_per_channel=True)
-    assert "model.layers.0.mlp.penalty" in dict(
+    assert "model.layers.0.mlp.down_proj.penalty" in dict(
         build(per_channel, chosen(per_channel, act)).named_modules()
     )
     fixed = dataclasses.replace(run_config, activation_fixed=("alpha_p",))

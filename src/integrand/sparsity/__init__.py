@@ -6,7 +6,7 @@ from integrand.sparsity.calibration import calibrate
 from integrand.sparsity.feed_forward import FeedForward, Matrix, feed_forwards
 from integrand.sparsity.fitting import fit
 from integrand.sparsity.masking import masking
-from integrand.sparsity.penalty import Penalised, Stage, penalise
+from integrand.sparsity.penalty import Penalised, Stage, penalise, remove_penalty
 from integrand.sparsity.predictors import assess, enabled, load_predictors
 from integrand.sparsity.roofline import roofline
 from integrand.sparsity.shifted import clipped_shifted_relu, shifted_relu, stable_start
@@ -37,6 +37,7 @@ __all__ = [
     "masking",
     "penalise",
     "price",
+    "remove_penalty",
     "roofline",
     "shifted_relu",
     "stable_start",

@@ -97,21 +97,37 @@ def penalise(model: nn.Module, stages: Sequence[Stage], parts: int = 1) -> list[
     layers (arXiv:2603.23198: 2e-5 for the mean). The published lambdas of arXiv:2402.13516 belong
     to a normalisation that its text does not give.
 
+    A copy of the model has penalties of its own; `remove_penalty` takes them away.
+
     Raises:
-        Error: stages that are no schedule, or no feed-forward block.
+        Error: stages that are no schedule, no feed-forward block, or a penalty already.
     """
     _check(stages)
+    if any(isinstance(module, L1) for module in model.modules()):
+        raise Error(
+            "a model must have no penalty before it gets one, got one that has, whose gradient"
+            " would count twice; call remove_penalty(model) first"
+        )
     added = []
     for block in feed_forwards(model):
         penalty = L1(stages, parts, block.matrices()[2].weight.device).train(block.module.training)
-        block.module.add_module("penalty", penalty)
-        block.down.register_forward_pre_hook(_through(penalty))
+        block.down.add_module("penalty", penalty)
+        block.down.register_forward_pre_hook(_penalised)
         added.append(penalty)
     return added
 
 
-def _through(penalty: L1) -> Any:
-    return lambda _, given: (penalty(given[0]), *given[1:])
+def remove_penalty(model: nn.Module) -> None:
+    """Take away what `penalise` has added, if anything."""
+    for module in list(model.modules()):
+        for key in [k for k, hook in module._forward_pre_hooks.items() if hook is _penalised]:
+            del module._forward_pre_hooks[key]
+            del module.penalty
+
+
+def _penalised(down: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    # looked up, not held: a deep copy of the model is to use the penalty that it has itself
+    return (down.get_submodule("penalty")(given[0]), *given[1:])
 
 
 def _check(stages: Sequence[Stage]) -> None:
