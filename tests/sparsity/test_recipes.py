@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from integrand.errors import DataError
 from integrand.models.decoder import Decoder
 from integrand.sparsity import feed_forwards
 from integrand.sparsity.recipes import induced
+from integrand.sparsity.shifted import stable_start
 from integrand.train import matched
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_json, write_json
@@ -67,6 +69,25 @@ def test_shifts_start_with_the_zeros_they_are_made_for(name: str) -> None:
     model = build(variant_config(config, variant), activations[variant.activation])
     # 6 blocks of 624 neurons with random weights: a share is within 5 sqrt(0.16 / 624) of 0.8
     assert all(abs(share - 0.8) < 0.08 for share in zeros(model))
+
+
+def test_the_clipped_way_takes_shift_and_clip_alone() -> None:
+    """What the docs say of it: the weights are the control's, without biases."""
+    config, variants, activations = induced()
+    control, clipped = (
+        build(variant_config(config, v), activations[v.activation])
+        for name in ("ReLU", "clipped")
+        for v in variants
+        if v.name == name
+    )
+    weights = dict(clipped.named_parameters())
+    assert weights.keys() == dict(control.named_parameters()).keys()
+    assert all(torch.equal(weights[name], w) for name, w in control.named_parameters())
+    assert not any(name.endswith("bias") for name in weights)
+    start = stable_start(0.8, 0.5, config.model.d_model * config.model.init_std**2)
+    for block in feed_forwards(clipped):
+        declared = {n: float(p.init) for n, p in cast(Any, block.act).spec.params.items()}
+        assert declared == {"t": start.shift, "m": start.clip}
 
 
 def test_the_command_line_knows_it() -> None:

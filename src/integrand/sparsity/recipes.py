@@ -32,7 +32,9 @@ def induced(data: str = "python-docs") -> Induced:
     The first variant is the control: plain ReLU without a push. Shares of zeros and of steps are
     those of the sources; lambda is ours, their normalisation being another. Shifts and clips give
     80 % zeros at the start of training: blocks read normalised values, so that their
-    pre-activations have the variance d_model init_std^2.
+    pre-activations have the variance d_model init_std^2. The clip is that of `stable_start` for
+    this variance, with slope 0.5; the stable initialisation itself is not drawn. Weights are the
+    decoder's, there are no biases, and the norm before a block sets the variance of its input.
     """
     config = sparsity(data).config
     variance = config.model.d_model * config.model.init_std**2

@@ -1,6 +1,8 @@
-"""Shifted ReLU, plain and clipped, with weights that keep deep networks of the clipped one alive.
+"""Shifted ReLU, plain and clipped, and weights that keep deep networks of the clipped one alive.
 
 Source of the clipped one: arXiv:2402.16184, for networks x -> W f(x) + b of many wide layers.
+`initialise` draws such a network's W and b. A decoder's blocks are none: between two of them lie a
+residual sum and a norm, and their maps have no bias. Of a `Start` they take shift and clip alone.
 """
 
 from __future__ import annotations
