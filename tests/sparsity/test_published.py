@@ -82,6 +82,27 @@ def test_gated_blocks_are_stock_llama(tmp_path: Path, name: str, act: str) -> No
         torch.testing.assert_close(loaded(ROWS), stock(ROWS).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_pickled_weights_of_a_stock_llama_are_left_to_transformers(tmp_path: Path) -> None:
+    from integrand.sparsity.measuring import _transformers
+
+    model = _model(True, ig.activation("silu"))
+    config = json.dumps({**SHAPE, "model_type": "llama", "hidden_act": "silu"})
+    (tmp_path / "config.json").write_text(config)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert not is_published(tmp_path)
+    loaded = _transformers(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ROWS).logits, model(ROWS), rtol=1e-4, atol=1e-4)
+    # plain blocks: stock code would draw an up projection at random
+    plain = _model(False, ig.activation("relu")).state_dict()
+    torch.save(
+        {k.replace("up_proj", "gate_proj"): v for k, v in plain.items()},
+        tmp_path / "pytorch_model.bin",
+    )
+    with pytest.raises(DataError, match=r"got none for 'model.layers.0.mlp.up_proj.weight' and 1"):
+        _transformers(tmp_path)
+
+
 def test_prosparse(tmp_path: Path) -> None:
     model = _model(True, FATReLU(0.25))
     config = {"model_type": "sparsellama", "hidden_act": "fatrelu", "hidden_act_param": 0.25}

@@ -30,7 +30,7 @@ from torch import Tensor
 from integrand.activation import activation
 from integrand.errors import DataError
 from integrand.models.checkpoints.places import Folder
-from integrand.models.checkpoints.ranges import read_json, tensor_map
+from integrand.models.checkpoints.ranges import INDEX, SINGLE, read_json, tensor_map
 from integrand.models.decoder import Decoder, DecoderConfig
 from integrand.nn.gated import MakesModule
 from integrand.nn.jump import FATReLU
@@ -69,6 +69,8 @@ def is_published(folder: Path) -> bool:
     config = read_json(Folder(folder), "config.json") or {}
     if config.get("model_type") in OURS:
         return True
+    if not any((folder / name).exists() for name in (SINGLE, INDEX)):
+        return False  # pickled weights are transformers' to load
     return config.get("model_type") == "llama" and not _gated(tensor_map(Folder(folder)))
 
 
