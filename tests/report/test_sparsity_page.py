@@ -1,7 +1,7 @@
 import copy
 from typing import Any
 
-from integrand.report.sparsity_page import headline, page, paper, point, results
+from integrand.report.sparsity_page import headline, page, paper, point, results, subjects
 
 
 def model(activation: str, form: str, sparsity: float, **more: Any) -> dict[str, Any]:
@@ -62,3 +62,23 @@ def test_a_point_is_taken_only_near_its_value() -> None:
 def test_the_page_stands_alone() -> None:
     text = page(SUMMARY)
     assert "<svg" in text and "src=" not in text and "SwiGLU" in text
+
+
+def test_what_was_measured_is_said_of_these_models() -> None:
+    alone = page({**SUMMARY, "models": [model("relu", "plain", 0.9, parameters=7_000_000_000)]})
+    assert "One model of 7,000 million parameters, with a loss of 3.500 nats." in alone
+    assert "batches" not in alone and "parameters and 100 billion tokens. Here:\n7,000" in alone
+    sizes = [("silu", 3.5, 2_000_000), ("relu2", 3.25, 2_060_000)]
+    runs = [
+        model(act, "plain", 0.9, loss=loss, parameters=size, batches_sha256="a")
+        for act, loss, size in sizes
+    ]
+    assert subjects(runs) == (
+        "Runs of 2 to 2.06 million parameters on the same batches; losses: 3.250 to 3.500 nats."
+    )
+    for others in ({"batches_sha256": "b"}, {"batches_sha256": None}):
+        assert "not known to have been trained on the same batches" in subjects(
+            [runs[0], {**runs[1], **others}]
+        )
+    # checkpoints say nothing of their batches
+    assert "not known" in subjects(SUMMARY["models"])

@@ -131,10 +131,30 @@ def headline(summary: Data) -> list[str]:
 
 
 def _results(summary: Data) -> str:
-    losses = [m["loss"] for m in summary["models"]]
-    return f"""<p>Models of equal size, trained on the same batches to their own losses
-({min(losses):.3f} to {max(losses):.3f} nats): sparsities compare at a cost of 1 % of each model's
+    return f"""<p>{subjects(summary["models"])} Sparsities are those at a cost of 1 % of a model's
 own perplexity.</p>{results(summary).html()}"""
+
+
+def subjects(models: Sequence[Data]) -> str:
+    """What was measured, and how far the losses compare."""
+    losses = [m["loss"] for m in models]
+    if len(models) == 1:
+        return f"One model of {_millions(models)} parameters, with a loss of {losses[0]:.3f} nats."
+    said = f"{min(losses):.3f} to {max(losses):.3f} nats"
+    batches = {m.get("batches_sha256") for m in models}
+    if len(batches) == 1 and None not in batches:
+        return f"Runs of {_millions(models)} parameters on the same batches; losses: {said}."
+    return (
+        f"{len(models)} models of {_millions(models)} parameters, not known to have been trained "
+        f"on the same batches; losses: {said}, which compare where text and tokenizer are the same."
+    )
+
+
+def _millions(models: Sequence[Data]) -> str:
+    """The number of parameters, or its range where three digits show one."""
+    sizes = [m["parameters"] / 1e6 for m in models]
+    least, most = number(min(sizes)), number(max(sizes))
+    return f"{least} million" if least == most else f"{least} to {most} million"
 
 
 def _price(summary: Data) -> str:
@@ -159,7 +179,7 @@ def _layers(summary: Data) -> str:
 
 
 def paper(summary: Data) -> Table:
-    """Published statements about arXiv:2402.03804 beside what these models do."""
+    """Published statements about arXiv:2402.03804 beside what was measured."""
     head = ["the paper, as a digest of it has it", "here"]
     rows = [[Cell(theirs), Cell(ours)] for theirs, ours in _lines(summary["models"])]
     return Table(head, rows)
@@ -209,8 +229,8 @@ def _lines(models: Sequence[Data]) -> list[tuple[str, str]]:
 
 def _paper(summary: Data) -> str:
     return f"""<p>The full text of arXiv:2402.03804 was not at hand: its lines are those of a
-digest, and its models have 1.3 billion parameters and 100 billion tokens. These have
-{number(summary["models"][0]["parameters"] / 1e6, 2)} million.</p>{paper(summary).html()}"""
+digest, and its models have 1.3 billion parameters and 100 billion tokens. Here:
+{_millions(summary["models"])} parameters.</p>{paper(summary).html()}"""
 
 
 WORDS = """<dl>
