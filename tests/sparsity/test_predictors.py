@@ -180,6 +180,14 @@ def test_a_file_gives_the_same_predictors_of_the_same_model_alone(tmp_path: Path
         load_predictors(path, model)
 
 
+def test_one_token_is_too_few_to_train_on() -> None:
+    model = decoder(True)
+    with pytest.raises(DataError, match="two tokens at least"):
+        fit(model, ROWS[:1, :2], "trained", rank=2)
+    for method, length in (("svd", 2), ("trained", 3)):
+        assert fit(model, ROWS[:1, :length], method, rank=2).method == method
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [

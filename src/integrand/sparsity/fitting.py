@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from integrand.errors import Error
+from integrand.errors import DataError, Error
 from integrand.sparsity.feed_forward import FeedForward, feed_forwards
 from integrand.sparsity.passes import frozen, mean_loss, token_rows
 from integrand.sparsity.predictors import Predictor, Predictors
@@ -62,13 +62,18 @@ def fit(
 
     Raises:
         Error: a method, size, rank, recall or thresholds that cannot be used.
-        DataError: no token ids of this model's vocabulary.
+        DataError: no token ids of this model's vocabulary, or one token alone to train on.
     """
     if method not in ("trained", "svd"):
         raise Error(f"method must be trained or svd, got {method!r}")
     if not (0 < recall <= 1 and size > 0):
         raise Error(f"recall must be above 0, at most 1, and size above 0, got {recall}, {size}")
     rows = token_rows(data, model)
+    if method == "trained" and rows[:, 1:].numel() < 2:
+        raise DataError(
+            "a trained predictor needs two tokens at least, one to train on and one to calibrate"
+            " with, got 1; pass more text, some thousand tokens, or method='svd'"
+        )
     with frozen(model):
         blocks = feed_forwards(model)
         active = {b.name: _active_above(b, thresholds) for b in blocks}
