@@ -6,11 +6,15 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from integrand import cli
+from integrand import activation, cli
 from integrand.errors import DataError
+from integrand.models.decoder import Decoder, DecoderConfig
+from integrand.nn.jump import FATReLU
 from integrand.sparsity import measuring
 from integrand.sparsity.measuring import measure
 from integrand.train import DataConfig, Variant, export_run, matched
@@ -97,7 +101,12 @@ def test_an_exported_folder_says_what_its_run_says(runs: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("where", "words"),
-    [("unfinished", "must hold a finished run"), ("none", "is no run with text of its own")],
+    [
+        ("unfinished", "must hold a finished run"),
+        ("none", "there is no such path"),
+        ("none/", "there is no such path"),
+        ("relu2/model.safetensors", "got a file"),
+    ],
 )
 def test_what_is_no_model_is_refused(runs: Path, where: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
@@ -107,6 +116,59 @@ def test_what_is_no_model_is_refused(runs: Path, where: str, words: str) -> None
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="got none of them"):
         measure(str(tmp_path), data="python-docs")
+
+
+def test_a_path_with_an_at_is_whole_and_names_its_result(runs: Path, tmp_path: Path) -> None:
+    folder = export_run(runs / "out" / "swiglu", tmp_path / "export@home")
+    with pytest.raises(DataError, match="is no run with text of its own; pass --data"):
+        measure(str(folder))
+    text = str(runs / "text.jsonl")
+    (row,) = measure(str(folder), tmp_path / "found", data=text, tokens=16)["models"]
+    assert row["name"] == "export@home" and row["batches_sha256"] is None
+    assert (tmp_path / "found" / "export@home.json").exists()
+
+
+@pytest.mark.parametrize("there", [(), ("model.safetensors",), ("tokenizer.json",)])
+def test_a_hub_model_without_safetensors_or_tokenizer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...]
+) -> None:
+    for name in ("config.json", *there):
+        (tmp_path / name).write_text("{}")
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path)
+    )
+    lacking = [n for n in ("safetensors", "tokenizer.json") if not any(n in t for t in there)]
+    words = " and no ".join(n.replace("safe", r"\*.safe") for n in lacking)
+    with pytest.raises(DataError, match=f"a/b@main must have safetensors .* got no {words};"):
+        measure("a/b@main", data="python-docs")
+    assert asked == ["a/b"]
+    with pytest.raises(DataError, match="is no path here, and a hub's model has no text"):
+        measure("a/b")
+
+
+@pytest.mark.parametrize("rows", ["", ', "rows": 3', ', "rows": [1]'])
+def test_speeds_without_rows_are_refused(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "decode.json").write_text('{"kind": "sparsity_decode"' + rows + "}")
+    with pytest.raises(DataError, match="must hold a list of rows"):
+        measure("nothing", speeds=tmp_path / "decode.json")
+
+
+def test_a_result_is_of_its_activation_separator_and_training_rows() -> None:
+    rows, fatrelu = torch.arange(12).view(2, 6), FATReLU(0.1)
+    config = DecoderConfig(
+        vocab_size=40, d_model=16, d_hidden=48, layers=1, heads=2, kv_heads=2, gated=False
+    )
+
+    def subject(act: Any = fatrelu, **more: Any) -> measuring.Subject:
+        given = {"training": rows, "separator": 0, **more}
+        return measuring.Subject("a", "b", Decoder(config, act).initialise(0), rows, **given)
+
+    subjects = [subject(), subject(FATReLU(0.2)), subject(activation("relu"))]
+    subjects += [subject(separator=None), subject(training=None), subject(training=rows + 1)]
+    found = [measuring._identity(s) for s in subjects]
+    assert all(a != b for i, a in enumerate(found) for b in found[:i])
+    assert measuring._identity(subject()) == found[0]
 
 
 def test_bad_input_has_status_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from integrand.errors import DataError
-from integrand.models.checkpoints.places import Folder
+from integrand.models.checkpoints.places import Folder, place
 from integrand.models.checkpoints.ranges import read_json as read_config
 from integrand.sparsity.analysis import analyze
 from integrand.sparsity.aspects import decode, predictivity
 from integrand.sparsity.feed_forward import feed_forwards
 from integrand.sparsity.published import is_published, load_published
+from integrand.spec import Spec
 from integrand.train.batches import Windows
 from integrand.train.config import TrainConfig
 from integrand.train.evaluate import held_out_windows
 from integrand.train.files import read_json, write_json
-from integrand.train.runs import IDENTITY, TOKENIZER, WEIGHTS, command, load_run
+from integrand.train.runs import IDENTITY, RECORD, TOKENIZER, WEIGHTS, command, load_run
 from integrand.train.text import Documents
 from integrand.train.tokenizer import load_tokenizer
 from integrand.train.tokenizer import separator as separator_of
@@ -45,6 +46,7 @@ class Subject:
     rows: Tensor  # (N, T + 1)
     training: Tensor | None  # of the same kind, for a predictor; None: there are none
     separator: int | None  # of a model trained with documents apart
+    batches: str | None = None  # hash of what a run was trained on
 
 
 def measure(
@@ -84,6 +86,7 @@ def measure(
                 "form": analysis.layers[0].form,
                 "parameters": sum(p.numel() for p in subject.model.parameters()),
                 "ffn_share": _share(subject.model),
+                "batches_sha256": subject.batches,
                 "identity": identity,
                 **analysis.to_dict(),
             }
@@ -109,7 +112,13 @@ def _table(speeds: Path | None) -> list[dict[str, Any]]:
     found = read_json(speeds)
     if not isinstance(found, dict) or found.get("kind") != "sparsity_decode":
         raise DataError(f"{speeds} must be what benchmarks/decode.py --json has written")
-    return found["rows"]
+    rows = found.get("rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(
+            f"{speeds} must hold a list of rows, got {type(rows).__name__}; run "
+            "benchmarks/decode.py --json again"
+        )
+    return rows
 
 
 def _digest(table: list[dict[str, Any]]) -> str:
@@ -140,8 +149,28 @@ def _identity(subject: Subject) -> dict[str, Any]:
     for name, tensor in sorted(subject.model.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.flatten().view(torch.uint8).numpy(force=True).tobytes())
-    rows = hashlib.sha256(subject.rows.numpy().tobytes())
-    return {"weights": weights.hexdigest(), "rows": rows.hexdigest(), "format": FORMAT}
+    # the same weights compute something else with another activation or in another form
+    blocks = [(b.name, b.form, _declaration(b.act)) for b in feed_forwards(subject.model)]
+    return {
+        "weights": weights.hexdigest(),
+        "activation": subject.activation,
+        "blocks": hashlib.sha256(repr(blocks).encode()).hexdigest(),
+        "rows": _tokens_sha256(subject.rows),
+        "training": None if subject.training is None else _tokens_sha256(subject.training),
+        "separator": subject.separator,
+        "format": FORMAT,
+    }
+
+
+def _declaration(act: Any) -> str:
+    """What says which function an activation is, its trained values apart."""
+    spec = getattr(act, "spec", None)
+    # a function's repr would hold its address
+    return spec.sha256 if isinstance(spec, Spec) else getattr(act, "__qualname__", repr(act))
+
+
+def _tokens_sha256(rows: Tensor) -> str:
+    return hashlib.sha256(repr(tuple(rows.shape)).encode() + rows.numpy().tobytes()).hexdigest()
 
 
 def _subjects(where: str, data: str | None, tokens: int) -> Iterator[Subject]:
@@ -179,14 +208,21 @@ def _run(folder: Path, data: str | None, tokens: int) -> Subject:
         rows, training = rows[:count], rows[count:]
     name = "drelu" if config.model.activate_up else config.activation
     apart = end if config.mask_documents else None
-    return Subject(folder.resolve().name, name, model, rows, training, apart)
+    record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+    batches = record.get("batches_sha256")
+    return Subject(folder.resolve().name, name, model, rows, training, apart, batches)
 
 
 def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
+    folder = Path(where).expanduser()
+    local = folder.is_dir()
+    if not local and isinstance(place(where)[0], Folder):
+        raise DataError(f"{where} must be a folder with a config.json, got a file; pass its folder")
     if data is None:
-        raise DataError(f"{where} is no run with text of its own; pass --data, such as python-docs")
-    folder, name = Path(where).expanduser(), where.rpartition("@")[0] or where
-    if not folder.is_dir():
+        kind = "is no run with" if local else "is no path here, and a hub's model has no"
+        raise DataError(f"{where} {kind} text of its own; pass --data, such as python-docs")
+    name = folder.resolve().name if local else where.partition("@")[0]
+    if not local:
         folder = _fetched(where)
     config = read_config(Folder(folder), "config.json")
     if config is None:
@@ -194,7 +230,6 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
             f"{where} must be a run, a folder of runs, a folder with a config.json or a hub id, "
             "got none of them; check the path"
         )
-    name = Path(name).expanduser().resolve().name if Path(name).exists() else name
     published = is_published(folder)
     model = load_published(folder, name) if published else _transformers(folder)
     context = min(CONTEXT, config.get("max_position_embeddings") or CONTEXT)
@@ -208,14 +243,19 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
 
 def _fetched(where: str) -> Path:
     """A hub id's files without pickled weights, in the hub's own cache."""
-    from integrand.models.checkpoints.places import place
-
-    place(where)  # says in one sentence what is wrong with a path or an id
     from huggingface_hub import snapshot_download
 
     name, _, revision = where.partition("@")
     patterns = ["*.json", "*.safetensors"]
-    return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    lacking = [p for p in ("*.safetensors", TOKENIZER) if not any(folder.glob(p))]
+    if lacking:
+        raise DataError(
+            f"{where} must have safetensors and a {TOKENIZER} on the hub, got no "
+            f"{' and no '.join(lacking)}; make them with transformers' save_pretrained and pass "
+            "the folder"
+        )
+    return folder
 
 
 def _transformers(folder: Path) -> nn.Module:
@@ -225,7 +265,15 @@ def _transformers(folder: Path) -> nn.Module:
         raise DataError(
             f"loading {folder} needs transformers; pip install 'integrand[demo]'"
         ) from None
-    return AutoModelForCausalLM.from_pretrained(folder)
+    model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    # transformers draws at random what is not there, and would have it measured
+    if missing := sorted(told["missing_keys"]):
+        raise DataError(
+            f"{folder} must hold every tensor of the model that its config names, got none for "
+            f"'{missing[0]}' and {len(missing) - 1} others; where its blocks are plain, convert "
+            "it to safetensors"
+        )
+    return model
 
 
 def _encoded(data: str, tokenizer: Path, context: int, count: int) -> tuple[Tensor, int]:
