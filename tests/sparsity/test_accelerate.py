@@ -17,7 +17,7 @@ import integrand as ig
 from integrand.errors import DataError, Error
 from integrand.nn.mlp import MLP, GatedMLP
 from integrand.sparsity import accelerate, feed_forwards
-from integrand.sparsity.accelerate import RowSkip
+from integrand.sparsity.skipping import RowSkip
 
 DTYPES = (torch.float32, torch.bfloat16)
 FORMS = ("plain", "gated", "both")
