@@ -3,7 +3,7 @@
 h_i == 0 makes row i of the map back worth nothing, and act(gate_i) == 0 that of the map up too: at
 batch 1, where a block takes as long as its weights take to read, they are not read.
 
-Dimensions: B tokens, D d_model, H d_hidden, n active neurons.
+Dimensions: H d_hidden.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def accelerate(
     does not pay (too many active neurons, a large batch: measured once, `break_even.py`) a dense
     product is computed; with gradients, in training mode, under autocast, torch.compile or hooks
     inside a block, and for other dtypes than fp32 and bf16, the model's own code runs. Weights are
-    laid anew, in place: same parameters, names, shapes and values, other strides.
+    laid anew, in place: same parameters, names, shapes and values, other strides. A block one of
+    whose parts is replaced, wrapped or parametrised afterwards runs its own code.
 
     Args:
         thresholds: {"gate/BLOCK": (H,)} or `Thresholds` of this model: neurons with |act(gate)| at

@@ -58,9 +58,8 @@ def look(block: FeedForward, found: list[Tensor], impl: str) -> Weights:
     kinds = {(t.dtype, t.device) for t in found}
     dtype, device = kinds.pop()
     # kernels read a bias as one stretch of memory; a copy would not follow what is written to it
-    if kinds or not all(t.is_contiguous() for t in found if t.ndim == 1):
-        return Weights(key(found), None, up, down, math.nan, None)
-    if not _fits(dtype, device, impl):
+    whole = all(t.is_contiguous() for t in found if t.ndim == 1)
+    if kinds or not whole or not _fits(dtype, device, impl):
         return Weights(key(found), None, up, down, math.nan, None)
     return Weights(key(found), gate, up, down, _limit(block.form, up, down, impl), dtype)
 
