@@ -30,9 +30,9 @@ from integrand.kernels.c_build import library
 from integrand.nn.mlp import MLP, GatedMLP
 from integrand.report.machine import environment
 from integrand.sparsity import accelerate
-from integrand.sparsity.accelerate import RowSkip
 from integrand.sparsity.break_even import BATCHES, Step
 from integrand.sparsity.roofline import ceiling
+from integrand.sparsity.skipping import RowSkip
 from integrand.timing import ratio
 from integrand.train.files import write_json
 from integrand.train.runs import command

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import integrand as ig
 from integrand.errors import DataError, Error
 from integrand.nn.mlp import MLP, GatedMLP
-from integrand.sparsity import accelerate, feed_forwards
-from integrand.sparsity.accelerate import RowSkip
+from integrand.sparsity import accelerate, break_even, feed_forwards, undo
+from integrand.sparsity.skipping import RowSkip
+from integrand.sparsity.thresholds import Thresholds, fingerprint
 
 DTYPES = (torch.float32, torch.bfloat16)
 FORMS = ("plain", "gated", "both")
@@ -312,6 +313,114 @@ def test_the_models_own_code_runs_where_more_is_asked() -> None:
     assert handle.calls()["skipping"] == 2
 
 
+class Wrapped(nn.Module):
+    """What LoRA and quantisation put in the place of a map."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.base(x)
+
+
+def _other_map(mlp: nn.Module) -> None:
+    mlp.down_proj = nn.Linear(131, 9)
+
+
+def _other_act(mlp: nn.Module) -> None:
+    mlp.act_fn = nn.Tanh()
+
+
+def _wrap(mlp: nn.Module) -> None:
+    mlp.up_proj = Wrapped(mlp.up_proj)
+
+
+def _weight_norm(mlp: nn.Module) -> None:
+    nn.utils.parametrizations.weight_norm(mlp.gate_proj)
+    mlp.gate_proj.parametrizations.weight.original0.data.mul_(3)
+
+
+def _forward(mlp: nn.Module) -> None:
+    mlp.down_proj.forward = lambda h: F.linear(h, -mlp.down_proj.weight)
+
+
+def _plain_tensor(mlp: nn.Module) -> None:
+    mlp.down_proj.bias = None
+    del mlp.down_proj.bias
+    mlp.down_proj.bias = torch.ones(37)
+
+
+CHANGES = (_other_map, _other_act, _wrap, _weight_norm, _forward, _plain_tensor)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_block_with_another_part_runs_its_own_code(change: Callable[[nn.Module], None]) -> None:
+    model = block("gated")
+    handle = accelerate(model, break_even=1.0)
+    x = torch.randn(1, 37)
+    before = run(model, x)
+    torch.manual_seed(1)
+    change(model[0])
+    expected = type(model[0]).forward(model[0], x)
+    assert expected.shape != before.shape or not torch.allclose(expected, before)
+    assert torch.equal(run(model, x), expected)
+    assert handle.calls() == {"skipping": 1, "dense": 0, "original": 1}
+
+
+def test_thresholds_are_not_carried_to_another_part() -> None:
+    model = block("gated")
+    accelerate(model, {"gate/0": torch.zeros(131)}, break_even=1.0)
+    _other_act(model[0])
+    with pytest.raises(Error, match="another 'act_fn'"):
+        run(model, torch.randn(1, 37))
+
+
+def _strided(model: nn.Module) -> None:
+    for name in ("up_proj", "down_proj"):
+        module = model[0].get_submodule(name)
+        module.bias = nn.Parameter(torch.randn(2 * len(module.weight))[::2])
+
+
+def test_a_bias_that_is_not_one_stretch_of_memory() -> None:
+    x = torch.randn(1, 37)
+    late, early = block("gated"), block("gated")
+    handle = accelerate(late, break_even=1.0)
+    for model in (late, early):
+        torch.manual_seed(3)
+        _strided(model)
+    dense = copy.deepcopy(early)
+    left = accelerate(early, break_even=1.0).left
+    assert left == {"0": "has a bias that is not one stretch of memory"}
+    torch.testing.assert_close(run(late, x), run(dense, x))
+    late[0].down_proj.bias = nn.Parameter(torch.zeros(1).expand(37))
+    dense[0].down_proj.bias = nn.Parameter(torch.zeros(37))
+    torch.testing.assert_close(run(late, x), run(dense, x))
+    assert handle.calls()["original"] == 2
+
+
+def test_modes_stay() -> None:
+    model = block("gated")
+    model[0].train()
+    model[0].down_proj.eval()
+    modes = [m.training for m in model.modules()]
+    accelerate(model, break_even=1.0)
+    assert [m.training for m in model.modules()] == modes
+
+
+def test_measuring_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    step = break_even.Step(64, True, 7)
+    monkeypatch.setattr(
+        break_even, "_steps", lambda d_hidden, timed: (measured.append(d_hidden), (step,))[1]
+    )
+    monkeypatch.setattr(break_even, "processor", lambda: "of test_measuring_anew")
+    for anew in (True, False, True):
+        handle = accelerate(block("gated"), measure_anew=anew)
+        assert handle.blocks["0"].plan == (step,)
+    assert measured == [131, 131]
+
+
 def test_compiles_without_a_break() -> None:
     model = block("gated")
     accelerate(model, break_even=1.0)
@@ -332,6 +441,24 @@ def test_a_copied_model_uses_its_own_weights() -> None:
         assert not torch.equal(run(other, x), y) and torch.equal(run(model, x), y)
 
 
+def test_undoing_a_copy() -> None:
+    model = block("gated")
+    dense = copy.deepcopy(model)
+    accelerate(model, break_even=1.0)
+    other = copy.deepcopy(model)
+    undo(other)
+    assert "forward" not in vars(other[0]) and isinstance(vars(model[0])["forward"], RowSkip)
+    assert all(
+        torch.equal(a, b) and a.stride() == b.stride()
+        for a, b in zip(other.parameters(), dense.parameters(), strict=True)
+    )
+    handle = accelerate(other, break_even=1.0)
+    undo(other)
+    handle.undo()
+    x = torch.randn(1, 37)
+    assert torch.equal(run(other, x), run(dense, x))
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("batch", [1, 5])
 def test_thresholds_leave_out_the_same_on_every_path(form: str, batch: int) -> None:
@@ -345,8 +472,8 @@ def test_thresholds_leave_out_the_same_on_every_path(form: str, batch: int) -> N
         a = torch.where(a.abs() <= theta, 0, a)
         h = a if not up else a * (found.act(up[0]) if form == "both" else up[0])
         expected = found.down(h)
-    for break_even, path in ((1.0, "skipping"), (1e-9, "dense")):
-        handle = accelerate(model, {"gate/0": theta}, break_even=break_even)
+    for share, path in ((1.0, "skipping"), (1e-9, "dense")):
+        handle = accelerate(model, {"gate/0": theta}, break_even=share)
         torch.testing.assert_close(run(model, x), expected)
         assert handle.calls()[path] == 1
         torch.testing.assert_close(model(x).detach(), expected)
@@ -354,10 +481,39 @@ def test_thresholds_leave_out_the_same_on_every_path(form: str, batch: int) -> N
         handle.undo()
 
 
+def test_hidden_thresholds_of_a_plain_block() -> None:
+    model = block("plain", act="silu")
+    dense = copy.deepcopy(model)[0]
+    low, high = torch.rand(131) * 0.1, torch.rand(131) * 0.2
+    x = torch.randn(1, 37)
+    h = dense.act_fn(dense.up_proj(x)).detach()
+    for given, limit in (
+        ({"hidden/0": high}, high),
+        ({"gate/0": low, "hidden/0": high}, torch.maximum(low, high)),
+    ):
+        handle = accelerate(model, given, break_even=1.0)
+        expected = dense.down_proj(torch.where(h.abs() <= limit, 0, h))
+        torch.testing.assert_close(run(model, x), expected.detach())
+        handle.undo()
+
+
+def test_thresholds_of_another_model() -> None:
+    model = block("gated")
+    values = {"gate/0": torch.zeros(131)}
+    with pytest.raises(DataError, match="of this model"):
+        accelerate(model, Thresholds("cats", 0.5, "0" * 64, values), break_even=1.0)
+    own = Thresholds("cats", 0.5, fingerprint(model), values)
+    assert list(accelerate(model, own, break_even=1.0).blocks) == ["0"]
+
+
 def test_refusals() -> None:
     model = block("gated")
-    with pytest.raises(DataError, match="hidden/0"):
+    with pytest.raises(DataError, match="knows after it has read up"):
         accelerate(model, {"hidden/0": torch.zeros(131)})
+    with pytest.raises(DataError, match="input/0"):
+        accelerate(model, {"input/0.down_proj": torch.zeros(131)})
+    with pytest.raises(DataError, match="one that must have weights"):
+        accelerate(block().half(), {"gate/0": torch.zeros(131)})
     with pytest.raises(DataError, match="131 numbers"):
         accelerate(model, {"gate/0": torch.zeros(5)})
     with pytest.raises(Error, match="break_even"):

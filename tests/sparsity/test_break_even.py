@@ -69,3 +69,12 @@ def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(break_even, "processor", lambda: "another")
     plan(("kept",), H, timed)
     assert len(asked) == 3 * count
+
+
+def test_measuring_anew_replaces_what_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, _ = machine(1e-3, 2e-3, 9e-4, 4e-6, monkeypatch)
+    misled = plan(("noisy",), H, timed)
+    timed, _ = machine(5e-3, 4e-3, 1e-3, 4e-6, monkeypatch)
+    assert plan(("noisy",), H, timed) == misled
+    again = plan(("noisy",), H, timed, anew=True)
+    assert again != misled and plan(("noisy",), H, timed) == again

@@ -1,6 +1,6 @@
 """Activation sparsity: measured on any model, induced in training, turned into decode speed."""
 
-from integrand.sparsity.accelerate import Accelerated, accelerate
+from integrand.sparsity.accelerate import Accelerated, accelerate, undo
 from integrand.sparsity.analysis import Analysis, Layer, analyze
 from integrand.sparsity.calibration import calibrate
 from integrand.sparsity.feed_forward import FeedForward, Matrix, feed_forwards
@@ -41,4 +41,5 @@ __all__ = [
     "roofline",
     "shifted_relu",
     "stable_start",
+    "undo",
 ]

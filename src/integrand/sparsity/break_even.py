@@ -44,12 +44,15 @@ Plan = tuple[Step, ...]
 Timed = Callable[[int, int | None], Callable[[], object]]
 
 
-def plan(identity: Sequence[object], d_hidden: int, timed: Timed) -> Plan:
-    """The plan for a block, from the cache or measured now; `identity` names what it depends on."""
+def plan(identity: Sequence[object], d_hidden: int, timed: Timed, anew: bool = False) -> Plan:
+    """The plan for a block, from the cache or measured now; `identity` names what it depends on.
+
+    `anew` measures whatever the cache holds, and replaces it: a busy machine may have misled it.
+    """
     parts = (*identity, processor(), torch.__version__, torch.get_num_threads())
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
     key = f"break-even-{digest}.json"
-    if (kept := cache.read(key)) is None:
+    if anew or (kept := cache.read(key)) is None:
         log.info("measuring where skipping neurons pays, once for %s", identity[:5])
         steps = _steps(d_hidden, timed)
         cache.write(key, json.dumps([[s.batch, s.own, s.most] for s in steps]).encode())

@@ -1,0 +1,63 @@
+"""Plans for blocks: up to which share of active neurons each skips, timed as the blocks run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from typing import Any
+
+import torch
+
+from integrand.sparsity import row_skip
+from integrand.sparsity.break_even import BATCHES, Plan, Step, plan
+from integrand.sparsity.skipping import RowSkip
+
+
+def fixed(skips: list[RowSkip], share: float) -> list[Plan]:
+    return [(Step(BATCHES[-1], True, int(share * s.block.d_hidden)),) for s in skips]
+
+
+def measured(skips: list[RowSkip], anew: bool) -> list[Plan]:
+    """A plan for each; blocks of one shape are measured in turn, as they run."""
+    alike: dict[tuple[Any, ...], list[RowSkip]] = {}
+    for skip in skips:
+        _, up, down = skip.block.matrices()
+        shape = (skip.block.form, *up.weight.shape, len(down.weight), str(up.weight.dtype))
+        alike.setdefault(shape, []).append(skip)
+    plans = {}
+    for shape, group in alike.items():
+        # what fits in the processor's caches all together runs at another speed
+        weights = sum(p.numel() for s in group for p in s.block.module.parameters())
+        identity = (*shape, weights.bit_length())
+        for skip in group:
+            skip.known()
+        plans[shape] = plan(identity, shape[1], partial(_timed, group), anew)
+    return [plans[shape] for skip in skips for shape, group in alike.items() if skip in group]
+
+
+def _timed(group: list[RowSkip], batch: int, n: int | None) -> Callable[[], object]:
+    """One call of the next block: torch's dense path, ours (n = H), or skipping all but n."""
+    turn = cycle(group)
+    up = group[0].block.matrices()[1].weight
+    width = len(up)
+    x = torch.randn(batch, up.shape[1]).to(up)
+    if n is None:
+        return lambda: next(turn).original(x)
+    dense = Step(batch, True, 0)
+    a = torch.zeros(batch, width, dtype=x.dtype)
+    a[:, torch.linspace(0, width - 1, n).round().long()] = 1
+
+    def ours() -> object:
+        skip = next(turn)
+        # small blocks feel what is asked at every call
+        skip.plain(x)
+        weights = skip.weights(x)
+        assert weights is not None
+        if n == width:
+            return skip.feed(x, weights, dense)
+        skip.activated(row_skip.rows(weights.gate or weights.up, None, x))
+        row_skip.largest(x)
+        return skip.skipping(x, a, row_skip.active(a), weights)
+
+    return ours

@@ -1,0 +1,112 @@
+"""What `accelerate` may touch: which blocks it can take, and which thresholds belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from integrand.errors import DataError
+from integrand.kernels.triton import available
+from integrand.sparsity import row_skip, triton_skip
+from integrand.sparsity.block_weights import is_plain
+from integrand.sparsity.feed_forward import FeedForward
+from integrand.sparsity.passes import frozen
+from integrand.sparsity.thresholds import fingerprint
+
+
+def why_not(block: FeedForward, impl: str) -> str:
+    """Why a block is left as it is; empty where it is not."""
+    maps = (*block.inner, block.down)
+    if not all(_standard(m) and is_plain(m) for m in maps):
+        return "has linear maps that are not plain ones with a parameter"
+    if "forward" in vars(block.module):
+        return "has a forward function that replaces its own"
+    if not all(p.is_contiguous() for m in maps for p in m.parameters() if p.ndim == 1):
+        return "has a bias that is not one stretch of memory"
+    dtypes = {p.dtype for m in maps for p in m.parameters()}
+    known = row_skip.DTYPES if impl == "c" else triton_skip.DTYPES
+    if len(dtypes) > 1 or not dtypes <= set(known):
+        names = ", ".join(str(d).removeprefix("torch.") for d in known)
+        return f"must have weights of one type of {names}"
+    devices = {p.device for m in maps for p in m.parameters()}
+    reasons = {available(d) if impl == "triton" else _not_cpu(d) for d in devices}
+    if len(devices) > 1 or reasons != {None}:
+        return next(filter(None, reasons), "is spread over devices")
+    return _does_more(block)
+
+
+def _does_more(block: FeedForward) -> str:
+    up = block.matrices()[1]
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, up.weight.shape[1], generator=generator).to(up.weight)
+    with frozen(block.module):
+        expected, got = block.module(x), block.down(block.hidden(x))
+    if not isinstance(expected, Tensor) or expected.shape != got.shape or got.dtype != x.dtype:
+        return "gives something else than its map back"
+    spread = 4 * torch.finfo(x.dtype).eps * expected.abs().max()
+    if not bool((expected - got).abs().max() <= spread) and bool(expected.isfinite().all()):
+        return "does something after its map back"
+    return ""
+
+
+def _not_cpu(device: torch.device) -> str | None:
+    return None if device.type == "cpu" else f'impl="c" runs on the CPU, the block is on {device}'
+
+
+def _standard(module: nn.Module) -> bool:
+    return type(module).forward is nn.Linear.forward or type(module).__name__ == "Conv1D"
+
+
+def thresholds_of(
+    given: Any, model: nn.Module, blocks: list[FeedForward], left: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """(H,) by block name; in a plain block, where h is the activation, `hidden/` does as `gate/`.
+
+    Raises:
+        DataError: those of another model, for no block or one that is left, or out of range.
+    """
+    if given is None:
+        return {}
+    wanted = getattr(given, "model", None)
+    if wanted is not None and (own := fingerprint(model)) != wanted:
+        raise DataError(
+            "thresholds must be those of this model, got the ones of the model with sha256 "
+            f"{wanted[:12]} for one with {own[:12]}; calibrate them anew"
+        )
+    values = given if isinstance(given, Mapping) else given.values
+    by_name = {block.name: block for block in blocks}
+    found: dict[str, Tensor] = {}
+    for name, value in values.items():
+        section, _, place = name.partition("/")
+        block = by_name.get(place)
+        _check(name, section, value, block)
+        if place in left:
+            raise DataError(
+                f"thresholds must be for blocks that can be accelerated, got '{name}' for one that "
+                f"{left[place]}; apply them with `applying`, or leave them out"
+            )
+        # what is at most one of two is at most the larger
+        found[place] = torch.maximum(value, found[place]) if place in found else value
+    return found
+
+
+def _check(name: str, section: str, value: Tensor, block: FeedForward | None) -> None:
+    if section == "hidden" and block is not None and block.form != "plain":
+        raise DataError(
+            f"thresholds '{name}' are compared with |act(gate) up|, which a {block.form} block "
+            "knows after it has read up: nothing could be skipped; calibrate by the gate "
+            "(CATS, CHESS), or use `applying`"
+        )
+    if section not in ("gate", "hidden") or block is None:
+        raise DataError(
+            "thresholds of accelerate must be 'gate/BLOCK', or 'hidden/BLOCK' of a plain one, for "
+            f"a block of this model, got '{name}'; calibrate by the gate (CATS, CHESS)"
+        )
+    if value.shape != (block.d_hidden,) or not bool((value >= 0).all()):
+        raise DataError(
+            f"thresholds '{name}' must be {block.d_hidden} numbers of at least 0, got the "
+            f"shape {tuple(value.shape)} and a least one of {float(value.min())}"
+        )
