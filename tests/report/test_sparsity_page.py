@@ -37,7 +37,7 @@ def test_the_sparsest_model_comes_first_and_names_are_those_of_the_field() -> No
 def test_the_headline_ranks_and_says_where_relu2_is() -> None:
     said = " ".join(headline(SUMMARY))
     assert "Sparsity at 1 % of perplexity: ReLU² 90.0 %, SwiGLU 60.0 %." in said
-    assert "recall" not in said  # nothing was measured
+    assert "Predicted" not in said  # nothing was measured
     many = {**SUMMARY, "models": [model(a, "plain", 0.95) for a in ("relu", "gelu", "xielu")]}
     many["models"].append(model("relu2", "plain", 0.5))
     assert "ReLU² is 4 of 4" in " ".join(headline(many))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -108,23 +108,28 @@ def point(model: Data, by: str, value: float) -> Data | None:
     return found[0] if found else None
 
 
-ASPECTS = (
-    ("sparsity at 1 % of perplexity", "cett_ppl_1"),
-    ("predictor recall", "predictor_recall"),
-    ("reuse", "reuse"),
-    ("co-activation gap", "coactivation_gap"),
+def _predicted(m: Data) -> float | None:
+    # recall is what predictors are calibrated to: what they leave out then tells them apart
+    return (m.get("predictor") or {}).get("sparsity")
+
+
+ASPECTS: tuple[tuple[str, Callable[[Data], float | None], Callable[[float], str]], ...] = (
+    ("sparsity at 1 % of perplexity", lambda m: m["cett_ppl_1"], lambda v: percent(v)),
+    ("predicted inactive", _predicted, lambda v: percent(v)),
+    ("reuse", lambda m: m["reuse"], lambda v: percent(v)),
+    ("co-activation gap", lambda m: m["coactivation_gap"], lambda v: f"{v:.2f}"),
 )
 
 
 def headline(summary: Data) -> list[str]:
     """Which activation is first in each aspect of arXiv:2402.03804."""
     said = []
-    for what, key in ASPECTS:
-        ranked = sorted((m for m in summary["models"] if m[key] is not None), key=lambda m: -m[key])
+    for what, of, show in ASPECTS:
+        found = [(value, title(m)) for m in summary["models"] if (value := of(m)) is not None]
+        ranked = sorted(found, reverse=True)
         if ranked:
-            show = percent if key != "coactivation_gap" else lambda v: f"{v:.2f}"
-            listed = ", ".join(f"{title(m)} {show(m[key])}" for m in ranked[:3])
-            place = next((i for i, m in enumerate(ranked, 1) if title(m) == "ReLU²"), None)
+            listed = ", ".join(f"{name} {show(value)}" for value, name in ranked[:3])
+            place = next((i for i, (_, name) in enumerate(ranked, 1) if name == "ReLU²"), None)
             own = f"; ReLU² is {place} of {len(ranked)}" if place and place > 3 else ""
             said.append(f"{what.capitalize()}: {listed}{own}.")
     return said
