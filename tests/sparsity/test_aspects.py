@@ -60,6 +60,8 @@ def test_speeds_between_the_rows_of_a_table() -> None:
     # nothing is promised beyond the sparsest row
     assert _between(0.01, gated) == pytest.approx(2.1)
     assert _between(0.5, []) is None
+    # between the densest row and no sparsity at all
+    assert _between(0.75, gated[1:]) == pytest.approx(2 / (1 / 1.3 + 1))
 
 
 @pytest.mark.parametrize("form", ["plain", "gated"])

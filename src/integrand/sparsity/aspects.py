@@ -150,8 +150,10 @@ def _between(read: float, table: Sequence[Mapping[str, Any]]) -> float | None:
     points = sorted((1 - row["sparsity"], 1 / row["speedup"]) for row in table)
     if not points:
         return None
+    if points[-1][0] < 1:  # with every row read the block is the dense one
+        points.append((1.0, 1.0))
     for (a, s), (b, t) in pairwise(points):
         if read <= b:
             share = max(0.0, read - a) / (b - a)
             return 1 / (s + share * (t - s))
-    return 1 / points[-1][1]
+    return 1.0
