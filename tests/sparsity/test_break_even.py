@@ -78,3 +78,26 @@ def test_measuring_anew_replaces_what_was_kept(monkeypatch: pytest.MonkeyPatch) 
     assert plan(("noisy",), H, timed) == misled
     again = plan(("noisy",), H, timed, anew=True)
     assert again != misled and plan(("noisy",), H, timed) == again
+
+
+def test_a_busy_machine_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, asked = machine(5e-3, 4e-3, 1e-3, 4e-6, monkeypatch)
+    runs = [0]
+
+    def busy(batch: int, n: int | None) -> Callable[[], object]:
+        call = timed(batch, n)
+
+        def slow() -> None:
+            # something else runs during every run but one
+            runs[0] += 1
+            for _ in range(1 if runs[0] % 9 == 2 else 2):
+                call()
+
+        return slow
+
+    plan(("busy",), H, busy)
+    count = len(asked)
+    quiet = plan(("busy",), H, timed)
+    assert len(asked) == 2 * count  # measured again
+    plan(("busy",), H, timed)
+    assert len(asked) == 2 * count and all(abs(s.most - 670) <= 1 for s in quiet)

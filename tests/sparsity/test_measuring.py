@@ -83,9 +83,9 @@ def test_a_folder_of_runs_is_measured_once(
     assert calls == []
     (tmp_path / "found" / "swiglu.json").write_text("{")
     measure(str(runs / "out"), tmp_path / "found", tokens=320)
-    assert calls == ["swiglu"]
+    assert calls == ["analysis of swiglu"]
     measure(str(runs / "out" / "relu2"), tmp_path / "found", tokens=160)
-    assert calls == ["swiglu", "relu2"]
+    assert calls == ["analysis of swiglu", "analysis of relu2"]
 
 
 def test_an_exported_folder_says_what_its_run_says(runs: Path, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from integrand.sparsity.activity import Activity, Counts
 from integrand.sparsity.cett import Curve, curve
 from integrand.sparsity.feed_forward import FeedForward, Form, feed_forwards
+from integrand.sparsity.frozen import frozen
 from integrand.sparsity.masking import Rule, at_most, down_norms, leaving_out, smallest
-from integrand.sparsity.passes import frozen, mean_loss, token_rows, watching
+from integrand.sparsity.passes import mean_loss, token_rows, watching
 from integrand.sparsity.tally import Residual, Tally
 from integrand.train.progress import ProgressLine
 

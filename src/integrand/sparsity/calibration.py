@@ -28,8 +28,9 @@ from torch.nn import functional as F
 from integrand.errors import Error
 from integrand.sparsity.cett import Losses, add_losses, curve
 from integrand.sparsity.feed_forward import FeedForward, feed_forwards, matrix
+from integrand.sparsity.frozen import frozen
 from integrand.sparsity.masking import down_norms
-from integrand.sparsity.passes import frozen, mean_loss, token_rows, watching
+from integrand.sparsity.passes import mean_loss, token_rows, watching
 from integrand.sparsity.thresholds import Gate, Thresholds, fingerprint, gates, linear_widths
 
 Method = Literal["cett", "cats", "chess", "teal", "wina"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from integrand.errors import Error
 from integrand.models.swap_blocks import linear_maps
 from integrand.models.swap_sites import Candidate, survey
+from integrand.sparsity.frozen import frozen
 
 Form = Literal["plain", "gated", "both"]
 # random tokens that tell the forms apart: act(up) and up differ at half of them
@@ -150,16 +151,12 @@ def _probe(
         for m in inner
     ]
     hooks.append(down.register_forward_pre_hook(lambda _, args: entered.append(args[0].detach())))
-    training = {m: m.training for m in block.modules()}
     try:
-        block.eval()
-        with torch.no_grad():
+        with frozen(block):
             block(rows)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, was in training.items():
-            module.training = was
     return given, entered[0]
 
 

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from integrand.errors import DataError, Error
 from integrand.sparsity.feed_forward import FeedForward, feed_forwards
-from integrand.sparsity.passes import frozen, mean_loss, token_rows
+from integrand.sparsity.frozen import frozen
+from integrand.sparsity.passes import mean_loss, token_rows
 from integrand.sparsity.predictors import Predictor, Predictors
 from integrand.sparsity.thresholds import Thresholds, fingerprint, small
 

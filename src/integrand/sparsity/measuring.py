@@ -19,6 +19,7 @@ from integrand.sparsity.analysis import analyze
 from integrand.sparsity.aspects import decode, predictivity
 from integrand.sparsity.feed_forward import feed_forwards
 from integrand.sparsity.published import is_published, load_published
+from integrand.sparsity.thresholds import fingerprint
 from integrand.spec import Spec
 from integrand.train.batches import Windows
 from integrand.train.config import TrainConfig
@@ -78,7 +79,10 @@ def measure(
         row = _known(kept, identity)
         if row is None:
             analysis = analyze(
-                subject.model, subject.rows, separator=subject.separator, label=subject.name
+                subject.model,
+                subject.rows,
+                separator=subject.separator,
+                label=f"analysis of {subject.name}",
             )
             row = {
                 "name": subject.name,
@@ -145,14 +149,10 @@ def _known(path: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None
 
 def _identity(subject: Subject) -> dict[str, Any]:
     """What a result depends on."""
-    weights = hashlib.sha256()
-    for name, tensor in sorted(subject.model.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(tensor.flatten().view(torch.uint8).numpy(force=True).tobytes())
     # the same weights compute something else with another activation or in another form
     blocks = [(b.name, b.form, _declaration(b.act)) for b in feed_forwards(subject.model)]
     return {
-        "weights": weights.hexdigest(),
+        "weights": fingerprint(subject.model),
         "activation": subject.activation,
         "blocks": hashlib.sha256(repr(blocks).encode()).hexdigest(),
         "rows": _tokens_sha256(subject.rows),

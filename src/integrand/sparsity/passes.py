@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from integrand.errors import DataError, Error
+from integrand.errors import DataError
 from integrand.sparsity.feed_forward import FeedForward
 from integrand.train.evaluate import reading
 from integrand.train.objective import LEFT_OUT
@@ -94,26 +94,6 @@ def watching(
         for block, watch in zip(blocks, watchers, strict=True):
             hooks.callback(block.down.register_forward_pre_hook(hook(watch)).remove)
         yield
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Within: evaluation mode and no gradients."""
-    first = next(model.parameters(), None)
-    if first is None or first.is_meta:
-        raise Error(
-            "a model must hold its weights to be measured, got "
-            + ("parameters on the meta device" if first is not None else "no parameter")
-            + "; load its checkpoint first"
-        )
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, was in modes.items():
-            module.training = was
 
 
 def first_tensor(output: Any) -> Tensor:

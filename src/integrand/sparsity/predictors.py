@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from integrand.errors import DataError, Error
 from integrand.sparsity.feed_forward import FeedForward, feed_forwards
+from integrand.sparsity.frozen import frozen
 from integrand.sparsity.masking import Rule, leaving_out
-from integrand.sparsity.passes import frozen, mean_loss, token_rows, watching
+from integrand.sparsity.passes import mean_loss, token_rows, watching
 from integrand.sparsity.thresholds import fingerprint, read_tensors, small
 
 FORMAT = "integrand predictors 1"

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from integrand.errors import DataError
 from integrand.sparsity.feed_forward import FeedForward, feed_forwards, matrix
+from integrand.sparsity.frozen import frozen
 from integrand.sparsity.masking import Rule, leaving_out
-from integrand.sparsity.passes import frozen, mean_loss, token_rows
+from integrand.sparsity.passes import mean_loss, token_rows
 
 FORMAT = "integrand thresholds 1"
 SECTIONS = ("hidden", "gate", "input")

@@ -13,7 +13,7 @@ from integrand.kernels.triton import available
 from integrand.sparsity import row_skip, triton_skip
 from integrand.sparsity.block_weights import is_plain
 from integrand.sparsity.feed_forward import FeedForward
-from integrand.sparsity.passes import frozen
+from integrand.sparsity.frozen import frozen
 from integrand.sparsity.thresholds import fingerprint
 
 
