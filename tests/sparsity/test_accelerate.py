@@ -411,9 +411,12 @@ def test_modes_stay() -> None:
 def test_measuring_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
     step = break_even.Step(64, True, 7)
-    monkeypatch.setattr(
-        break_even, "_steps", lambda d_hidden, timed: (measured.append(d_hidden), (step,))[1]
-    )
+
+    def steps(d_hidden: int, timed: break_even.Timed) -> tuple[break_even.Plan, bool]:
+        measured.append(d_hidden)
+        return (step,), True
+
+    monkeypatch.setattr(break_even, "_steps", steps)
     monkeypatch.setattr(break_even, "processor", lambda: "of test_measuring_anew")
     for anew in (True, False, True):
         handle = accelerate(block("gated"), measure_anew=anew)
