@@ -320,7 +320,7 @@ def train(
     Args:
         variants: catalogue names, gated names such as swiglu, or FILE.toml (default: the
             recipe's; swiglu, relu2 and xielu of the demo).
-        recipe: demo, apertus-small, sparsity, sparsity-induced, or a published run: xielu-1b,
+        recipe: demo, apertus-small, sparsity(-wide, -induced), or a published run: xielu-1b,
             xielu-3b, apertus-8b, relu2-wins-1b.
         data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME
             (default: the recipe's).

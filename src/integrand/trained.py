@@ -12,7 +12,7 @@ from integrand.sparsity.recipes import induced
 from integrand.spec import gates, read_spec, row
 from integrand.train import TrainConfig, Variant, demo
 from integrand.train.published_recipes import apertus_small
-from integrand.train.studies.recipes import PUBLISHED, sparsity
+from integrand.train.studies.recipes import PUBLISHED, sparsity, sparsity_wide
 
 
 def recipe(
@@ -25,13 +25,16 @@ def recipe(
 ) -> tuple[TrainConfig, list[Variant], Mapping[str, MakesModule]]:
     """The arguments of `matched`: config, variants, and the activations they name.
 
-    `name` is demo, apertus-small, sparsity, sparsity-induced or a published run, whose data and
+    `name` is demo, apertus-small, sparsity(-wide, -induced) or a published run, whose data and
     tokenizer.json these replace; no variants and no seed are the recipe's own.
 
     Raises:
         SpecError: an unknown name, or a gated form whose other branch has an activation too.
     """
-    own = {"demo": demo, "apertus-small": apertus_small, "sparsity": sparsity}
+    own = {
+        "demo": demo, "apertus-small": apertus_small,
+        "sparsity": sparsity, "sparsity-wide": sparsity_wide,
+    }  # fmt: skip
     made: Mapping[str, MakesModule] = {}
     if name == "sparsity-induced":
         config, its_own, made = induced(data or "python-docs")
