@@ -410,17 +410,16 @@ def test_modes_stay() -> None:
 
 def test_measuring_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
-    step = break_even.Step(64, True, 7)
 
-    def steps(d_hidden: int, timed: break_even.Timed) -> tuple[break_even.Plan, bool]:
+    def times(d_hidden: int, timed: break_even.Timed) -> tuple[break_even.Times, bool]:
         measured.append(d_hidden)
-        return (step,), True
+        return [[1.0, 2.0, 3.0, 9.0]] * len(break_even.BATCHES), True
 
-    monkeypatch.setattr(break_even, "_steps", steps)
+    monkeypatch.setattr(break_even, "_times", times)
     monkeypatch.setattr(break_even, "processor", lambda: "of test_measuring_anew")
     for anew in (True, False, True):
         handle = accelerate(block("gated"), measure_anew=anew)
-        assert handle.blocks["0"].plan == (step,)
+        assert all(step.own for step in handle.blocks["0"].plan)
     assert measured == [131, 131]
 
 

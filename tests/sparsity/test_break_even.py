@@ -80,7 +80,7 @@ def test_measuring_anew_replaces_what_was_kept(monkeypatch: pytest.MonkeyPatch) 
     assert again != misled and plan(("noisy",), H, timed) == again
 
 
-def test_a_busy_machine_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     timed, asked = machine(5e-3, 4e-3, 1e-3, 4e-6, monkeypatch)
     runs = [0]
 
@@ -98,6 +98,30 @@ def test_a_busy_machine_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> No
     plan(("busy",), H, busy)
     count = len(asked)
     quiet = plan(("busy",), H, timed)
-    assert len(asked) == 2 * count  # measured again
+    assert len(asked) == 2 * count
     plan(("busy",), H, timed)
     assert len(asked) == 2 * count and all(abs(s.most - 670) <= 1 for s in quiet)
+
+
+def test_a_machine_that_is_never_quiet_is_measured_thrice(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, asked = machine(5e-3, 4e-3, 1e-3, 4e-6, monkeypatch)
+    plan(("quiet",), H, timed)
+    count = len(asked)
+    monkeypatch.setattr(break_even, "_seconds", _disturbed(break_even._seconds))
+    plans = [plan(("never quiet",), H, timed) for _ in range(5)]
+    # the disturbance was elsewhere in each measurement: the shortest times are the true ones
+    assert len(asked) == 4 * count and plans[2:] == plans[2:3] * 3
+    assert all(abs(s.most - 670) <= 1 for s in plans[2])
+    assert not any(abs(s.most - 670) <= 1 for s in plans[0])
+
+
+def _disturbed(seconds: Callable[..., tuple[list[float], bool]]) -> Callable[..., object]:
+    calls = [0]
+
+    def found(calls_of: list[Callable[[], object]]) -> tuple[list[float], bool]:
+        row, _ = seconds(calls_of)
+        late = (calls[0] // len(BATCHES)) % len(row)
+        calls[0] += 1
+        return [s * (3 if k == late else 1) for k, s in enumerate(row)], False
+
+    return found
