@@ -226,7 +226,7 @@ def grid(name: str, batches: list[int]) -> Iterator[list[dict[str, Any]]]:
     del calls["torch.mv"]
     for batch in batches:
         # a large batch is bound by arithmetic: fewer layers, still far more than the caches hold
-        used, rounds = (count, 8) if batch <= 8 else (count // 4, 6)
+        used, rounds = (count, 6) if batch <= 8 else (count // 4, 5)
         rows = []
         for level in GRID:
             fire([dense, fast], level)

@@ -69,7 +69,7 @@ def plan(identity: Sequence[object], d_hidden: int, timed: Timed, anew: bool = F
         due = 0 if settled else due - 1
         cache.write(key, json.dumps([times, due]).encode())
         if due:
-            log.warning("the machine is busy: where skipping pays will be measured again")
+            log.info("times kept changing: where skipping pays will be measured again")
     return tuple(_step(b, d_hidden, row) for b, row in zip(BATCHES, times, strict=True))
 
 
