@@ -71,6 +71,8 @@ _SHOWN: dict[Any, Any] = {
     X * sigmoid(X): X * softplus(X) + sp.polylog(2, -sp.exp(X)) + sp.pi**2 / 12,
     ndtr(X): X * ndtr(X) + expm1(-(X**2) / 2) / sp.sqrt(2 * sp.pi),
 }
+# SymPy has no answer in its time: not asked, tabulated at once
+_IN_VAIN = {1 / (1 + X**8)}
 
 
 @dataclass
@@ -155,7 +157,7 @@ class Integrals:
             return evaluate_expr(h, {X: v}, mp)
 
         shown = _SHOWN.get(h)
-        if shown is None and self.seconds > 0:
+        if shown is None and self.seconds > 0 and h not in _IN_VAIN:
             shown = _closed(h, value, sides, self.seconds)
             if shown is not None and accurate(shown, sides):
                 self._note("SymPy integral")
