@@ -29,6 +29,17 @@ os.environ.setdefault("INTEGRAND_CACHE", tempfile.mkdtemp(prefix="integrand-test
 os.environ.setdefault("TRITON_INTERPRET", "1")
 logging.getLogger("torch").setLevel(logging.ERROR)
 
+# long tests, and files whose tests share one long fixture: they begin, so that what the workers
+# divide among themselves at the end is short
+LONG = (
+    "test_demo.py", "test_runs.py", "test_fsdp.py", "test_tensor_parallel.py", "test_ddp.py",
+    "test_work.py", "test_triton_gemm.py", "test_derived.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 def _poisoned(original: Callable[..., Any]) -> Callable[..., Any]:
     """`original` whose result is NaN, or the largest integer, where integrand asked for it."""
