@@ -13,6 +13,13 @@ from integrand.spec import names, row
 SLOW = {"integral_mish", "integral_elephant8", "sau"}
 
 
+@pytest.fixture(autouse=True)
+def thirty_digits(fifty_digits):
+    """1e-13 is judged; mp.diff computes in twice the digits, and quadrature pays for each."""
+    with mp.workdps(30):
+        yield
+
+
 def program_values(name, x, values):
     """f, df and the partials of the scalar program, in fp64."""
     program = derive_program(row(name).spec).program
