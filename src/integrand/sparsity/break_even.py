@@ -24,7 +24,7 @@ log = logging.getLogger("integrand")
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 # shares of active neurons at which the line is measured
-LOW, HIGH = 1 / 16, 1 / 2
+LOW, HIGH = 1 / 16, 7 / 8
 # a smaller gain is within the noise of a measurement: the dense path is then taken
 MARGIN = 0.92
 # torch's dense path is not timed again once it took this many times as long as ours
