@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import integrand as ig
 from integrand.errors import DataError, Error
@@ -297,15 +298,22 @@ def test_the_models_own_code_runs_where_more_is_asked() -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model(x), dense(x))
     seen: list[Tensor] = []
-    hook = model[0].down_proj.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    run(model, x)
-    hook.remove()
-    assert len(seen) == 1
+    watch = model[0].down_proj
+    for register in (watch.register_forward_pre_hook, watch.register_forward_hook):
+        hook = register(lambda _, given, *y: seen.append(given[0]))
+        run(model, x)
+        hook.remove()
+    assert len(seen) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(model)(x[:, None]), dense(x)[:, None])
+        with FlopCounterMode(display=False) as counted:
+            model(x)
+    assert counted.get_total_flops() == 2 * 3 * 2 * 37 * 131
     model.train()
     run(model, x)
     model.eval()
     calls = handle.calls()
-    assert calls["skipping"] == 0 and calls["original"] == 4
+    assert calls["skipping"] == 0 and calls["original"] == 7
     run(model, x.detach())
     assert handle.calls()["skipping"] == 1
     with torch.inference_mode():
@@ -341,6 +349,15 @@ def _weight_norm(mlp: nn.Module) -> None:
     mlp.gate_proj.parametrizations.weight.original0.data.mul_(3)
 
 
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def _another_class(mlp: nn.Module) -> None:
+    mlp.down_proj.__class__ = Doubled
+
+
 def _forward(mlp: nn.Module) -> None:
     mlp.down_proj.forward = lambda h: F.linear(h, -mlp.down_proj.weight)
 
@@ -351,7 +368,9 @@ def _plain_tensor(mlp: nn.Module) -> None:
     mlp.down_proj.bias = torch.ones(37)
 
 
-CHANGES = (_other_map, _other_act, _wrap, _weight_norm, _forward, _plain_tensor)
+CHANGES = (
+    _other_map, _other_act, _wrap, _weight_norm, _another_class, _forward, _plain_tensor,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("change", CHANGES)
