@@ -121,8 +121,10 @@ class GrowthMonitor:
         values: list[Tensor] = []
         with torch.no_grad():
             for module, activation in activation_modules(self.model).items():
+                # another way to write a declared activation has no declaration but that one's
+                spec = getattr(activation, "spec", None) or activation.declared.spec
                 for name, value in activation.values().items():
-                    if (declared := activation.spec.params[name]).trainable:
+                    if (declared := spec.params[name]).trainable:
                         found.append((module, name, float(declared.init)))
                         values.append(_largest(value))
         if not values:
