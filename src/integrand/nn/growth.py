@@ -122,7 +122,8 @@ class GrowthMonitor:
         with torch.no_grad():
             for module, activation in activation_modules(self.model).items():
                 # another way to write a declared activation has no declaration but that one's
-                spec = getattr(activation, "spec", None) or activation.declared.spec
+                written: Any = activation
+                spec = getattr(written, "spec", None) or written.declared.spec
                 for name, value in activation.values().items():
                     if (declared := spec.params[name]).trainable:
                         found.append((module, name, float(declared.init)))
