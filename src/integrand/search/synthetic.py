@@ -46,9 +46,9 @@ def _reference(toy: Toy) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """By task and as their mean, the "score": what is above SiLU's of log(error + 0.01), within +-2."""
+    """log(error + 0.01) above that of SiLU, within +-2: by task, and as their mean the "score"."""
 
-    toy: Toy = Toy()
+    toy: Toy
 
     def __call__(self, candidate: Candidate) -> Mapping[str, float]:
         found = log_errors(candidate.spec, self.toy)
@@ -57,6 +57,6 @@ class Synthetic:
         return {"score": sum(parts.values()) / len(parts), **parts}
 
 
-def synthetic_rung(toy: Toy = Toy(), seconds: float = 60.0, keep: float = 1 / 4) -> Rung:
+def synthetic_rung(seconds: float = 60.0, keep: float = 1 / 4) -> Rung:
     """Seconds of one core per candidate."""
-    return Rung("synthetic", Synthetic(toy), seconds, keep)
+    return Rung("synthetic", Synthetic(Toy()), seconds, keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class _Nets:
         self.toy, self.task, self.act = toy, task, act
         self.count = toy.seeds * len(toy.rates)
         sizes = [task.x.shape[1], *[toy.width] * toy.hidden, task.y.shape[1]]
-        self.shapes = list(zip(sizes, sizes[1:], strict=False))
+        self.shapes = list(pairwise(sizes))
         total = sum(a * b + b for a, b in self.shapes)
         self.values, self.gradient, self.first, self.second = torch.zeros(4, self.count, total)
         self.layers, self.gradients = self._layers(self.values), self._layers(self.gradient)
