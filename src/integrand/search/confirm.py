@@ -16,8 +16,10 @@ from integrand.errors import Error
 from integrand.search.tiny import SIZE
 from integrand.spec import Spec
 from integrand.train import TrainConfig, Variant
-from integrand.train.studies import Plan, Rung, summarise
+from integrand.train.studies import Plan, Rung
+from integrand.train.studies.comparisons import comparisons
 from integrand.train.studies.recipes import size
+from integrand.train.studies.records import load
 
 REFERENCES = (
     Variant(name="SwiGLU", activation="silu", gated=True),
@@ -103,23 +105,20 @@ def confirmed(winners: Sequence[Spec], folder: Path | str) -> list[dict[str, Any
     Raises:
         DataError: the folder holds no study, or one that cannot be compared.
     """
-    return rows(winners, summarise(folder))
-
-
-def rows(winners: Sequence[Spec], summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """`confirmed` from the summary of the study."""
-    sizes = [rung["name"] for rung in summary["rungs"]]
-    found = {(c["rung"], c["a"], c["b"]): c for c in summary["comparisons"] if c["at"] == "tokens"}
+    study = load(folder)
+    found = {
+        (row["rung"], row["a"], row["b"]): row
+        for row in comparisons(study)
+        if row["at"] == "tokens"
+    }
+    places = [(rung, reference.name) for rung in study.rungs for reference in REFERENCES]
     return [
-        _row(spec, [
-            _against(r.name, rung, found.get((rung, r.name, label(spec)), {}))
-            for rung in sizes for r in REFERENCES
-        ])
+        _row(spec, [_against(*place, found.get((*place, label(spec)), {})) for place in places])
         for spec in winners
-    ]  # fmt: skip
+    ]
 
 
-def _against(reference: str, rung: str, compared: Mapping[str, Any]) -> dict[str, Any]:
+def _against(rung: str, reference: str, compared: Mapping[str, Any]) -> dict[str, Any]:
     seeds = compared.get("n") or 0
     word = compared.get("verdict", UNCLEAR)
     return {

@@ -17,15 +17,16 @@ _MIDDLE = (POINTS - 1) / 2
 class Tabulated:
     """f and g at the nearest of 65,536 points that are uniform in x / (1 + |x|).
 
-    They are 3e-5 (1 + |x|)^2 apart: for |x| up to 100 that is less than the spacing of bf16. Beyond
-    1e4 and at nan the nearest point stands for all. Parameters stand at the profile's values.
+    They are 3e-5 (1 + |x|)^2 apart: for |x| from 0.01 to 100 less than the numbers of bf16. Beyond
+    1e4 they are those at 1e4, at nan and infinities those at 0. Parameters stand at the profile's
+    values.
 
     Raises:
         Error: f or g is not finite somewhere.
     """
 
     def __init__(self, p: Profile) -> None:
-        u = np.linspace(-_EDGE, _EDGE, POINTS)
+        u = np.linspace(-1, 1, POINTS).clip(-_EDGE, _EDGE)
         x = u / (1 - np.abs(u))
         with np.errstate(all="ignore"):
             pairs = torch.from_numpy(p.value(x) + 1j * p.slope(x)).to(torch.complex64)
@@ -38,7 +39,7 @@ class Tabulated:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(f(x), g(x))."""
         u = (x / (x.abs() + 1)).nan_to_num_(0.0)
-        place = u.mul_(_MIDDLE / _EDGE).add_(_MIDDLE + 0.5).to(torch.int32)
+        place = u.mul_(_MIDDLE).add_(_MIDDLE + 0.5).to(torch.int32)
         # a pair as one number: one gather instead of two
         found = self.pairs.index_select(0, place.view(-1)).view(x.shape)
         return found.real, found.imag
