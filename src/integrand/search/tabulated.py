@@ -42,4 +42,5 @@ class Tabulated:
         place = u.mul_(_MIDDLE).add_(_MIDDLE + 0.5).to(torch.int32)
         # a pair as one number: one gather instead of two
         found = self.pairs.index_select(0, place.view(-1)).view(x.shape)
-        return found.real, found.imag
+        # matrix products copy what has gaps
+        return found.real.contiguous(), found.imag

@@ -60,14 +60,14 @@ def parity() -> Task:
     signs = 1 - 2 * (torch.arange(1024)[:, None] >> bits & 1).float()
     signs = signs[torch.randperm(1024, generator=torch.Generator().manual_seed(2))]
     y = F.one_hot((signs[:, :3].prod(1) > 0).long(), 2).float()
-    return Task(signs[:256], y[:256], signs[256:640], y[256:640], classes=True)
+    return Task(signs[:192], y[:192], signs[192:576], y[192:576], classes=True)
 
 
 def recall() -> Task:
     """Random keys with random classes, as many as fit: the error is that of training."""
     g = torch.Generator().manual_seed(4)
-    x = torch.randn(320, 8, generator=g)
-    y = F.one_hot(torch.randint(0, 16, (320,), generator=g), 16).float()
+    x = torch.randn(256, 8, generator=g)
+    y = F.one_hot(torch.randint(0, 16, (256,), generator=g), 16).float()
     return Task(x, y, x, y, classes=True)
 
 
