@@ -1,9 +1,9 @@
 """A confirmation is a study: what it plans, and what it says of winners that are planted."""
 
-import dataclasses
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from integrand.errors import Error
 from integrand.search.confirm import SIZES, confirmation, confirmed, label
 from integrand.search.tiny import SEED
 from integrand.spec import row
-from integrand.train.studies import Plan, check_rung, due
+from integrand.train import DataConfig
+from integrand.train.files import read_json
+from integrand.train.studies import Plan, due, run_study
 from integrand.train.studies.plan import Cell
 
 # the mathematics of references, so that nothing has to be derived besides them
 GOOD, LIKE = (
-    dataclasses.replace(row(like).spec, name=name)
-    for name, like in (("good", "xielu"), ("like", "relu2"))
+    replace(row(like).spec, name=name) for name, like in (("good", "xielu"), ("like", "relu2"))
 )
 EFFECTS = {label(GOOD): -0.1, label(LIKE): 0.0}
 
@@ -29,10 +30,22 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return confirmation([GOOD, LIKE], "text.jsonl")
 
 
-def test_sides_are_matched_at_every_size(plan: Plan) -> None:
-    for rung in plan.rungs:
-        # raises unless weights agree within 0.1 % and shared tensors start equal
-        assert len(check_rung(plan, rung)) == 5
+def test_sides_are_matched_and_winners_train(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(["one", "two", "three"], k=90)) for _ in range(60)]
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    small: dict[str, Any] = {"batch_size": 2, "context": 16, "eval_sequences": 4, "steps": 4, "warmup_steps": 1,
+             "decay_steps": 1, "eval_every": 4, "checkpoint_every": 4}  # fmt: skip
+    small["data"] = DataConfig(source=str(text), vocab_size=300, held_out=0.2)
+    plan = confirmation([GOOD], str(text), changes=small)
+    # the winner first
+    rungs = [replace(r, variants=(r.variants[-1], *r.variants[:-1])) for r in plan.rungs]
+    # raises unless weights agree within 0.1 % and shared tensors start equal
+    run_study(replace(plan, rungs=tuple(rungs)), tmp_path / "study", at_most=1, quiet=True)
+    (record,) = (tmp_path / "study" / "records").iterdir()
+    found = read_json(record)
+    assert found["variant"] == label(GOOD) and len(found["activation_values"]["alpha_p"]) == 3
 
 
 def test_every_winner_meets_every_reference(plan: Plan) -> None:

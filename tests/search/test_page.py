@@ -1,9 +1,11 @@
 """The page of a search."""
 
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from integrand.activation import activation
 from integrand.search.page import (
     ancestry,
     confirmations,
@@ -22,7 +24,7 @@ def shown(name: str, score: float, parents: tuple[str, ...] = ()) -> dict[str, A
         "key": spec.sha256, "name": name, spec.kind: spec.gradient or spec.function,
         "parents": parents, "operation": "perturb" if parents else "new",
         "scores": {"gaussian": 1.0, "tiny": score}, "spec": to_toml(spec),
-        "numbers": {"certified": 1.0, "max_ulp_f": 0.5, "both_ratio": 1.25, "cost": score},
+        "numbers": {"certified": 0.0, "max_ulp_f": 0.5, "both_ratio": 1.25, "cost": score},
         "objectives": {"score": score, "cost": score},
     }  # fmt: skip
 
@@ -84,9 +86,20 @@ def test_the_page_is_whole_and_texts_are_no_html(tmp_path: Path) -> None:
     text = write_page(tmp_path).read_text()
     assert "a &lt; b" in text and "--out &lt;here&gt;" in text
     assert text.count("<svg") == 2 and "http" not in text.replace("http://www.w3.org", "")
+    assert '<td class="bad">no</td>' in text and "No rung of this search" not in text
     for heading in ("Pareto front", "Kernels and certificates", "Lineage"):
         assert f"<h2>{heading}</h2>" in text
 
 
 def test_a_search_that_found_nothing_has_a_page() -> None:
     assert "0.012" in page({**SUMMARY, "front": [], "ranking": [], "lineage": {}})
+
+
+def test_a_formula_is_shown_where_one_was_derived_and_kernels_where_they_were_measured() -> None:
+    found = [shown("elu", 4.0)]
+    measured = page({**SUMMARY, "front": found, "ranking": []})
+    formula = activation("elu").formula
+    assert escape(f"f(x) = {formula}") in measured
+    found[0]["numbers"] = {"cost": 4.0}
+    text = page({**SUMMARY, "front": found, "ranking": []})
+    assert "No rung of this search measured kernels" in text and "f(x) = " not in text

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from integrand.activation import derive
 from integrand.report.page import render
 from integrand.report.sections import figure
 from integrand.report.tables import Cell, Table, number
@@ -115,12 +116,15 @@ def _winners(found: Sequence[Data]) -> str:
 
 
 def _text(winner: Data) -> str:
-    """The declared text, and where its parameters start."""
+    """The declared text, where its parameters start, and the formula of f where it was derived."""
     spec = from_toml(winner["spec"])
     values = ", ".join(f"{k} = {v:.4g}" for k, v in spec.values().items())
     name = "g" if spec.kind == "gradient" else "f"
     text = f"<code>{name}(x) = {escape(spec.gradient or spec.function or '')}</code>"
-    return text + (f"<br>{escape(values)}" if values else "")
+    text += f"<br>{escape(values)}" if values else ""
+    if spec.kind == "gradient" and "certified" in winner["numbers"]:
+        text += f"<br><code>f(x) = {escape(derive(spec).formula)}</code>"
+    return text
 
 
 def _front(summary: Data) -> str:
@@ -145,11 +149,13 @@ KERNEL = (
 
 
 def _kernels(found: Sequence[Data]) -> str:
+    measured = [w for w in found if "certified" in w["numbers"]][:LISTED]
+    if not measured:
+        return "<p>No rung of this search measured kernels.</p>"
     rows = []
-    for winner in found[:LISTED]:
+    for winner in measured:
         numbers = winner["numbers"]
-        holds = {1.0: Cell("yes", "good"), 0.0: Cell("no", "bad")}
-        verdict = holds.get(numbers.get("certified"), Cell("not measured", "aside"))
+        verdict = Cell("yes", "good") if numbers["certified"] else Cell("no", "bad")
         cells = [Cell(number(numbers.get(key)), "n") for key, _ in KERNEL[1:]]
         rows.append([Cell(winner["name"]), verdict, *cells])
     head = ["name", *(title for _, title in KERNEL)]
