@@ -35,9 +35,11 @@ def test_sides_are_matched_and_winners_train(tmp_path: Path) -> None:
     texts = [" ".join(draw.choices(["one", "two", "three"], k=90)) for _ in range(60)]
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    small: dict[str, Any] = {"batch_size": 2, "context": 16, "eval_sequences": 4, "steps": 4, "warmup_steps": 1,
-             "decay_steps": 1, "eval_every": 4, "checkpoint_every": 4}  # fmt: skip
-    small["data"] = DataConfig(source=str(text), vocab_size=300, held_out=0.2)
+    small = {
+        "batch_size": 2, "context": 16, "eval_sequences": 4, "steps": 4, "warmup_steps": 1,
+        "decay_steps": 1, "eval_every": 4, "checkpoint_every": 4,
+        "data": DataConfig(source=str(text), vocab_size=300, held_out=0.2),
+    }  # fmt: skip
     plan = confirmation([GOOD], str(text), changes=small)
     # the winner first
     rungs = [replace(r, variants=(r.variants[-1], *r.variants[:-1])) for r in plan.rungs]

@@ -96,9 +96,9 @@ def test_a_search_that_found_nothing_has_a_page() -> None:
 
 
 def test_a_formula_is_shown_where_one_was_derived_and_kernels_where_they_were_measured() -> None:
-    found = [shown("elu", 4.0)]
+    found = [shown("xielu", 4.0)]
     measured = page({**SUMMARY, "front": found, "ranking": []})
-    formula = activation("elu").formula
+    formula = activation("xielu").formula
     assert escape(f"f(x) = {formula}") in measured
     found[0]["numbers"] = {"cost": 4.0}
     text = page({**SUMMARY, "front": found, "ranking": []})
