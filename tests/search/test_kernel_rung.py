@@ -5,6 +5,7 @@ import math
 import pickle
 
 import pytest
+import torch
 
 import integrand as ig
 from integrand.certificate import certify
@@ -36,6 +37,15 @@ def test_a_failed_certificate_is_told_as_a_number(monkeypatch: pytest.MonkeyPatc
     found = QUICK(LEAKY)
     assert found["certified"] == 0.0 and "max_ulp_f" not in found
     assert all(map(math.isfinite, found.values()))
+
+
+@pytest.mark.parametrize("gradient", ["sigmoid(x + 1)", "sigmoid(x)"])
+def test_cancellation_next_to_0_is_seen(gradient: str) -> None:
+    act = ig.derive(Spec(name="g", gradient=gradient))
+    x = 2.0**-60
+    exact = x / (1 + math.exp(-1 if "1" in gradient else 0))
+    off = abs(float(act(torch.tensor([x], dtype=torch.bfloat16))) - exact)
+    assert module._cancels(act) == (off > 2.0**-7 * exact)
 
 
 def test_what_cannot_be_derived_is_refused() -> None:

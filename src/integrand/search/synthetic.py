@@ -57,6 +57,6 @@ class Synthetic:
         return {"score": sum(parts.values()) / len(parts), **parts}
 
 
-def synthetic_rung(seconds: float = 60.0, keep: float = 1 / 4) -> Rung:
+def synthetic_rung(seconds: float = 120.0, keep: float = 1 / 4) -> Rung:
     """Seconds of one core per candidate."""
     return Rung("synthetic", Synthetic(Toy()), seconds, keep)

@@ -62,7 +62,7 @@ class Tiny:
 
 
 def tiny_rung(
-    data: str = "python-docs", steps: int = 300, seconds: float = 300.0, keep: float = 1 / 4
+    data: str = "python-docs", steps: int = 300, seconds: float = 900.0, keep: float = 1 / 4
 ) -> Rung:
     """Half a minute of one core per candidate that has its kernel."""
     return Rung("tiny", Tiny(tiny_config(data, steps)), seconds, keep)
