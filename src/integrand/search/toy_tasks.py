@@ -60,14 +60,14 @@ def parity() -> Task:
     signs = 1 - 2 * (torch.arange(1024)[:, None] >> bits & 1).float()
     signs = signs[torch.randperm(1024, generator=torch.Generator().manual_seed(2))]
     y = F.one_hot((signs[:, :3].prod(1) > 0).long(), 2).float()
-    return Task(signs[:192], y[:192], signs[192:576], y[192:576], classes=True)
+    return Task(signs[:384], y[:384], signs[-384:], y[-384:], classes=True)
 
 
 def recall() -> Task:
-    """Random keys with random classes, as many as fit: the error is that of training."""
+    """Random keys with random classes, more than fit in the time: the error is that of training."""
     g = torch.Generator().manual_seed(4)
-    x = torch.randn(256, 8, generator=g)
-    y = F.one_hot(torch.randint(0, 16, (256,), generator=g), 16).float()
+    x = torch.randn(400, 8, generator=g)
+    y = F.one_hot(torch.randint(0, 16, (400,), generator=g), 16).float()
     return Task(x, y, x, y, classes=True)
 
 
