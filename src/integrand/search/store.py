@@ -1,0 +1,250 @@
+"""Where a search is kept: one Optuna study, one trial per evaluation of a candidate at a rung.
+
+Any number of processes share it. Trials are numbered in the order in which they were created, by
+the database and under its lock: of two that say the same, the lower number is the one that counts.
+No other file knows Optuna, nor does Optuna know strategies: it stores, and tells who is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from integrand.errors import DataError, Error
+from integrand.search.candidate import Candidate
+from integrand.spec import to_toml
+
+BEAT_SECONDS = 5
+STALE_SECONDS = 30  # without a beat: the process is gone
+BUSY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation came to: `numbers`, or the `reason` of a refusal; or neither, with
+    `same_as` the key of an equivalent candidate; or `lost` with its process."""
+
+    numbers: Mapping[str, float] | None = None
+    reason: str = ""
+    seconds: float = 0.0
+    same_as: str | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """An evaluation as it is stored; `outcome` None: it waits, or is `running` somewhere.
+
+    `why` it was asked for: "new" from the strategy, on "merit", or by "chance".
+    """
+
+    number: int
+    trial: int
+    rung: str
+    key: str
+    candidate: Mapping[str, Any]
+    why: str
+    running: bool = False
+    outcome: Outcome | None = None
+
+
+class Store:
+    """Args:
+    url: of the database, as SQLAlchemy takes it.
+    name: of the search in the database.
+    settings: what must be the same for all who work on it.
+
+    Raises `Error` where they are not, `DataError` where there is no such database.
+    """
+
+    def __init__(
+        self, url: str, name: str, settings: Mapping[str, Any], *, beat: int = BEAT_SECONDS,
+        stale: int = STALE_SECONDS,
+    ) -> None:  # fmt: skip
+        self.optuna = _optuna()
+        self.beat = beat
+        with _refused(url):
+            backend = _storage(self.optuna, url, beat, stale)
+            self.study = self.optuna.create_study(
+                storage=backend, study_name=name, load_if_exists=True, direction="minimize"
+            )
+            self.backend, self.storage = backend, self.study._storage
+            self.id = self.storage.get_study_id_from_name(name)
+            _agree(self.study, settings, name)
+        self.count = 0
+        self._open: set[int] = set()
+        self._running: dict[int, int] = {}  # ours: trial by number
+
+    def news(self) -> list[Record]:
+        """Records that are new or have changed since the last call, by number."""
+        trials = self.storage.get_all_trials(self.id, deepcopy=False)
+        numbers = [*sorted(self._open), *range(self.count, len(trials))]
+        self.count = len(trials)
+        found = [_record(trials[n]) for n in numbers]
+        self._open = {r.number for r in found if r.outcome is None}
+        return found
+
+    def add(self, rung: str, candidate: Candidate, why: str, same_as: str | None = None) -> int:
+        """A new evaluation, for anybody to take, or a candidate known to need none; its number."""
+        state = self.optuna.trial.TrialState
+        data = {
+            "rung": rung, "why": why, "key": candidate.key, "candidate": candidate.to_dict(),
+            "spec": to_toml(candidate.spec),
+        }  # fmt: skip
+        if same_as is not None:
+            data["same_as"] = same_as
+        trial = self.optuna.trial.create_trial(
+            state=state.WAITING if same_as is None else state.PRUNED, user_attrs=data
+        )
+        id_ = self.storage.create_new_trial(self.id, trial)
+        return self.storage.get_trial_number_from_id(id_)
+
+    def take(self, record: Record) -> bool:
+        """Whether the evaluation is ours now; nobody else can take it then."""
+        running = self.optuna.trial.TrialState.RUNNING
+        # the first beat comes before the claim: who dies in between leaves no claim without a beat
+        self.backend.record_heartbeat(record.trial)
+        with suppress(RuntimeError):  # finished by another meanwhile
+            if self.storage.set_trial_state_values(record.trial, running):
+                self._running[record.number] = record.trial
+                return True
+        return False
+
+    def finish(self, record: Record, outcome: Outcome) -> None:
+        """The outcome of an evaluation that is ours; not kept where it was taken from us."""
+        state = self.optuna.trial.TrialState
+        self._running.pop(record.number, None)
+        values: list[float] | None = None
+        if outcome.numbers is not None:
+            kept, values = state.COMPLETE, [outcome.numbers["score"]]
+            found = {"numbers": dict(outcome.numbers)}
+        elif outcome.lost:
+            kept, found = state.FAIL, {}
+        else:
+            kept = state.PRUNED
+            found = {"same_as": outcome.same_as} if outcome.same_as else {"reason": outcome.reason}
+        with suppress(RuntimeError):
+            if found:
+                result = {**found, "seconds": round(outcome.seconds, 3)}
+                self.storage.set_trial_user_attr(record.trial, "outcome", result)
+            self.storage.set_trial_state_values(record.trial, kept, values)
+
+    def give_back_all(self) -> None:
+        """What is ours and under way is lost at once, so that others need not wait for it."""
+        fail = self.optuna.trial.TrialState.FAIL
+        for trial in self._running.values():
+            with suppress(RuntimeError):
+                self.storage.set_trial_state_values(trial, fail)
+        self._running.clear()
+
+    def lose_stale(self) -> None:
+        """Evaluations whose processes have not been heard of for a while are lost."""
+        self.optuna.storages.fail_stale_trials(self.study)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Within: the evaluations that are ours are known to be alive."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(self.beat):
+                for trial in list(self._running.values()):
+                    # one beat may be missed, not all of them
+                    with suppress(self.optuna.exceptions.StorageInternalError):
+                        self.backend.record_heartbeat(trial)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.give_back_all()
+
+
+def _record(trial: Any) -> Record:
+    data, state = trial.user_attrs, trial.state.name
+    known = Record(
+        trial.number, trial._trial_id, data["rung"], data["key"], data["candidate"], data["why"],
+        running=state == "RUNNING",
+    )  # fmt: skip
+    if state in ("WAITING", "RUNNING"):
+        return known
+    if state == "FAIL":
+        # a process that died between an outcome and its end has finished
+        outcome = Outcome(**data["outcome"]) if "outcome" in data else Outcome(lost=True)
+    else:
+        outcome = Outcome(**data.get("outcome", {"same_as": data.get("same_as")}))
+    return replace(known, outcome=outcome)
+
+
+def _agree(study: Any, settings: Mapping[str, Any], name: str) -> None:
+    known = study.user_attrs.get("settings")
+    if known is None:
+        study.set_user_attr("settings", dict(settings))
+        known = study.user_attrs["settings"]
+    for key in {**known, **settings}:
+        if known.get(key) != settings.get(key):
+            raise Error(
+                f"the search '{name}' was begun with {key} = {known.get(key)}, and must go on so, "
+                f"got {settings.get(key)}; choose another folder, or give the same options"
+            )
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise Error("a search is kept by Optuna: pip install 'integrand[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # heartbeats are marked experimental since 2.9
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+def _storage(optuna: Any, url: str, beat: int, stale: int) -> Any:
+    lite = url.startswith("sqlite")
+    options = {"connect_args": {"timeout": BUSY_SECONDS}} if lite else {"pool_pre_ping": True}
+    storage = optuna.storages.RDBStorage(url, options, heartbeat_interval=beat, grace_period=stale)
+    if lite:
+        from sqlalchemy import event
+
+        def connect(connection: Any, _: Any) -> None:
+            connection.isolation_level = None
+            # a commit is then one append; a power cut may take the last ones, a kill cannot
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+        def begin(connection: Any) -> None:
+            # Optuna reads before it writes: two that did so at once would lock each other out
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        storage.engine.dispose()
+        event.listen(storage.engine, "connect", connect)
+        event.listen(storage.engine, "begin", begin)
+    return storage
+
+
+@contextmanager
+def _refused(url: str) -> Iterator[None]:
+    """A database that cannot be used, in one sentence and without the password in its URL."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    kind = url.partition(":")[0]
+    try:
+        yield
+    except ImportError:
+        raise DataError(
+            f"a database of the kind '{kind}' needs its driver, such as psycopg2-binary for "
+            "postgresql: pip install it"
+        ) from None
+    except (SQLAlchemyError, ValueError) as error:
+        said = str(error.__cause__ or error).splitlines()[0]
+        raise DataError(f"--storage must be a database that can be opened: {said}") from None
