@@ -54,7 +54,8 @@ class Space(Protocol):
     enumeration, a recurrent network.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def kinds(self) -> Mapping[str, int]: ...

@@ -89,20 +89,20 @@ class Store:
         self._open = {r.number for r in found if r.outcome is None}
         return found
 
-    def add(self, rung: str, candidate: Candidate, why: str, same_as: str | None = None) -> int:
-        """A new evaluation, for anybody to take, or a candidate known to need none; its number."""
+    def add(self, rung: str, candidate: Candidate, why: str, same_as: str = "") -> Record:
+        """A new evaluation, for anybody to take, or a candidate that is known to need none."""
         state = self.optuna.trial.TrialState
-        data = {
+        # one attribute: each costs Optuna two statements
+        asked = {
             "rung": rung, "why": why, "key": candidate.key, "candidate": candidate.to_dict(),
-            "spec": to_toml(candidate.spec),
+            "spec": to_toml(candidate.spec), "same_as": same_as,
         }  # fmt: skip
-        if same_as is not None:
-            data["same_as"] = same_as
         trial = self.optuna.trial.create_trial(
-            state=state.WAITING if same_as is None else state.PRUNED, user_attrs=data
+            state=state.PRUNED if same_as else state.WAITING, user_attrs={"asked": asked}
         )
         id_ = self.storage.create_new_trial(self.id, trial)
-        return self.storage.get_trial_number_from_id(id_)
+        number = self.storage.get_trial_number_from_id(id_)
+        return Record(number, id_, rung, candidate.key, candidate.to_dict(), why)
 
     def take(self, record: Record) -> bool:
         """Whether the evaluation is ours now; nobody else can take it then."""
@@ -169,7 +169,11 @@ class Store:
 
 
 def _record(trial: Any) -> Record:
-    data, state = trial.user_attrs, trial.state.name
+    data, result, state = (
+        trial.user_attrs["asked"],
+        trial.user_attrs.get("outcome"),
+        trial.state.name,
+    )
     known = Record(
         trial.number, trial._trial_id, data["rung"], data["key"], data["candidate"], data["why"],
         running=state == "RUNNING",
@@ -178,9 +182,9 @@ def _record(trial: Any) -> Record:
         return known
     if state == "FAIL":
         # a process that died between an outcome and its end has finished
-        outcome = Outcome(**data["outcome"]) if "outcome" in data else Outcome(lost=True)
+        outcome = Outcome(**result) if result else Outcome(lost=True)
     else:
-        outcome = Outcome(**data.get("outcome", {"same_as": data.get("same_as")}))
+        outcome = Outcome(**result) if result else Outcome(same_as=data["same_as"])
     return replace(known, outcome=outcome)
 
 
