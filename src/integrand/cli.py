@@ -551,6 +551,60 @@ def sparsity(
     return 0
 
 
+def search(
+    recipe: str = "smoke",
+    /,
+    out: Path | None = None,
+    storage: str | None = None,
+    workers: int = 1,
+    threads: int = 1,
+    evaluations: int | None = None,
+    seed: int = 0,
+    strategy: Literal["exhaustive", "random", "evolution", "controller"] | None = None,
+    space: Path | None = None,
+    json: Path | None = None,
+) -> int:
+    """Search a space of gradients or functions for activations; cheap measurements come first.
+
+    The same command goes on after a stop; several processes or machines that run it share the
+    work. The store, summary.json and the candidates lie in the folder.
+
+    Args:
+        recipe: smoke (seconds, no evidence).
+        out: the folder (default: runs/search/RECIPE).
+        storage: URL of a database for many machines, such as postgresql://HOST/NAME (default: an
+            SQLite file in the folder).
+        workers: evaluations side by side, each in a process of its own.
+        threads: of each.
+        evaluations: candidates in all (default: the recipe's).
+        seed: of the strategy.
+        strategy: what proposes candidates (default: the recipe's).
+        space: FILE.toml with a space of your own (default: the recipe's).
+        json: also write the summary as JSON.
+    """
+    import dataclasses
+
+    from integrand.errors import SpecError
+    from integrand.search import read_space
+    from integrand.search.board import front_table, rungs_table
+    from integrand.search.engine import search as run
+    from integrand.search.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise SpecError(f"a search must be one of {', '.join(RECIPES)}, got '{recipe}'")
+    for name, given in (("workers", workers), ("threads", threads)):
+        if given < 1:
+            raise SpecError(f"--{name} must be at least 1, got {given}")
+    given = {"evaluations": evaluations, "strategy": strategy, "space": space and read_space(space)}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    chosen = dataclasses.replace(RECIPES[recipe](), seed=seed, **changes)
+    folder = out or Path("runs/search") / recipe
+    summary = run(chosen, folder, storage=storage, workers=workers, threads=threads)
+    _keep(json, summary)
+    print(rungs_table(summary), front_table(summary), sep="\n\n")
+    return 0
+
+
 def report(folder: Path, /) -> int:
     """Write report.html and report.json from the results in a folder, or fill a page's tables.
 
@@ -596,6 +650,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "inspect": inspect,
     "sparsity": sparsity,
     "report": report,
+    "search": search,
     "demo": demo,
 }
 

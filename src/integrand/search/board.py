@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from integrand.report.tables import Cell, Table
 from integrand.search.history import History
 from integrand.search.ladder import PER_CHANCE
 from integrand.search.recipe import Recipe
-from integrand.search.summary import front, top
+from integrand.search.summary import summary
 from integrand.train.progress import clock
 
 EVERY_SECONDS = 5.0
@@ -23,11 +25,13 @@ class Board:
 
     def __init__(self, recipe: Recipe, history: History, quiet: bool) -> None:
         self.recipe, self.history, self.quiet = recipe, history, quiet
-        self.shown = self.tabled = time.monotonic()
+        self.begun = self.shown = self.tabled = time.monotonic()
+        self.before = 0
         self.table = ""
 
     def begin(self) -> None:
         """What is known already."""
+        self.before = sum(map(len, self.history.seconds))
         if self.history.candidates:
             self._tell(f"{self.recipe.name}: going on; {self._counts()}")
 
@@ -40,7 +44,7 @@ class Board:
         self._tell(f"{self.recipe.name}: {self._counts()}{self._left(workers)}")
         if now - self.tabled >= TABLE_SECONDS:
             self.tabled = now
-            table = front_table(self.recipe, self.history)
+            table = front_table(summary(self.recipe, self.history))
             if table != self.table:
                 self.table = table
                 self._tell(table)
@@ -56,7 +60,13 @@ class Board:
         return "; ".join(parts)
 
     def _left(self, workers: int) -> str:
-        seconds, unknown = time_left(self.recipe, self.history)
+        done = [s for rung in self.history.seconds for s in rung]
+        count = len(done) - self.before
+        if not count:
+            return ""
+        # what an evaluation takes besides: to ask for, to store, to wait its turn
+        besides = (time.monotonic() - self.begun) * workers / count - statistics.fmean(done)
+        seconds, unknown = time_left(self.recipe, self.history, max(0.0, besides))
         more = f" and {', '.join(unknown)}" if unknown else ""
         return f"; about {clock(seconds / workers)}{more} left"
 
@@ -65,40 +75,56 @@ class Board:
             print(text, file=sys.stderr, flush=True)
 
 
-def time_left(recipe: Recipe, history: History) -> tuple[float, list[str]]:
-    """Seconds of one worker for what the ladder is expected to ask for yet, and the rungs whose
-    time is not known."""
+def time_left(recipe: Recipe, history: History, besides: float = 0.0) -> tuple[float, list[str]]:
+    """Seconds of one worker for what the ladder is expected to ask for yet, `besides` the time of
+    every evaluation, and the rungs whose time is not known."""
     expected, total, unknown = float(recipe.evaluations), 0.0, []
     for rung, floor, seconds in zip(
         history.ladder.rungs, history.ladder.floors, history.seconds, strict=True
     ):
-        left = max(0.0, expected - len(floor.scores) - len(floor.refused))
+        done = len(floor.scores) + len(floor.refused)
+        left = max(0.0, expected - done)
         if seconds:
-            total += left * statistics.fmean(seconds)
+            total += left * (statistics.fmean(seconds) + besides)
         elif left >= 1:
             unknown.append(rung.name)
-        done = len(floor.scores) + len(floor.refused)
         passing = len(floor.scores) / done if done else 1.0
         climbing = max(done, expected) * passing * rung.keep
         expected = climbing * (1 + 1 / PER_CHANCE if rung.keep < 1 else 1)
     return total, unknown
 
 
-def front_table(recipe: Recipe, history: History) -> str:
-    """The Pareto front at the highest rung so far, best score first."""
-    kept = front(recipe, history)
-    if not kept:
-        return ""
-    name = recipe.rungs[top(history)].name
+def front_table(found: Mapping[str, Any]) -> str:
+    """The Pareto front in a summary, at the highest rung that scored anybody; best score first."""
     rows = [
-        [*(Cell(f"{v:.4g}", "n") for v in objectives.values()), Cell(_short(history, key))]
-        for key, objectives in list(kept.items())[:ROWS]
+        [*(Cell(f"{v:.4g}", "n") for v in entry["objectives"].values()), Cell(_text(entry))]
+        for entry in found["front"][:ROWS]
     ]
-    more = f"\n{len(kept) - ROWS} more" if len(kept) > ROWS else ""
-    return Table([name, *recipe.objectives, "candidate"], rows).plain() + more
+    scored = [rung["name"] for rung in found["rungs"] if rung["scored"]]
+    if not rows:
+        return ""
+    more = f"\n{len(found['front']) - ROWS} more" if len(found["front"]) > ROWS else ""
+    return Table([scored[-1], *found["objectives"][1:], "candidate"], rows).plain() + more
 
 
-def _short(history: History, key: str) -> str:
-    spec = history.candidates[key].spec
-    text = f"{spec.gradient or spec.function}"
+def rungs_table(found: Mapping[str, Any]) -> str:
+    """The rungs in a summary, with their rank correlations."""
+    head = ["rung", "scored", "refused", "by chance", "seconds", "tau to the next", "pairs"]
+    rows = [
+        [
+            Cell(rung["name"]), _number(rung["scored"]), _number(rung["refused"]),
+            _number(rung["by_chance"]), _number(rung["seconds_median"]),
+            _number(rung.get("rank_correlation")), _number(rung.get("pairs")),
+        ]
+        for rung in found["rungs"]
+    ]  # fmt: skip
+    return Table(head, rows).plain()
+
+
+def _number(value: float | None) -> Cell:
+    return Cell("" if value is None else f"{value:.3g}" if value % 1 else f"{value:.0f}", "n")
+
+
+def _text(entry: Mapping[str, Any]) -> str:
+    text = entry.get("gradient") or entry["function"]
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."

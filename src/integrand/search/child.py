@@ -35,7 +35,7 @@ class Child:
         # a server that imports once and then forks: a new process in milliseconds, and no fork of
         # one that has threads
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload(["integrand.search.engine"])
         self.pipe, theirs = context.Pipe()
         self.life, watched = context.Pipe()
         self.process = context.Process(

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from integrand.errors import Error
 from integrand.search.board import Board
 from integrand.search.candidate import Candidate
 from integrand.search.child import Child, wait_for
 from integrand.search.history import History
 from integrand.search.recipe import STRATEGIES, Recipe
-from integrand.search.store import STALE_SECONDS, Record, Store
+from integrand.search.store import BEAT_SECONDS, Record, Store
 from integrand.search.summary import summary
 from integrand.train.files import write_json
 from integrand.train.progress import Interruption
 
+ALIKE = 6  # refusals at a rung that has scored nobody: it is broken, not they
 MOST_REPEATS = 500  # in a row: the space has no more to offer
 POLL_SECONDS = 0.5
 SUMMARY_SECONDS = 60.0
@@ -31,6 +33,7 @@ def search(
     workers: int = 1,
     threads: int = 1,
     quiet: bool = False,
+    beat: int = BEAT_SECONDS,
 ) -> dict[str, Any]:
     """Evaluate what `recipe` still lacks; the summary, also in out_dir/summary.json.
 
@@ -42,12 +45,13 @@ def search(
     Args:
         workers: evaluations side by side, each in a process of its own.
         threads: of torch in each.
+        beat: of the store.
     """
     out_dir = Path(out_dir)
     recipe.check()
     out_dir.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{(out_dir / 'search.db').resolve()}"
-    store = Store(url, out_dir.resolve().name, recipe.settings())
+    store = Store(url, out_dir.resolve().name, recipe.settings(), beat=beat)
     run = _Run(recipe, store, out_dir, quiet)
     with Interruption() as stop, store.beating():
         children: list[Child] = []
@@ -96,6 +100,20 @@ class _Run:
             wait_for(children, POLL_SECONDS)
         raise KeyboardInterrupt(f"stopped; the same command goes on with {self.out_dir}")
 
+    def guard(self) -> None:
+        """Raises where a rung seems broken, before it has refused the best of a search."""
+        for rung, floor in zip(self.recipe.rungs[1:], self.history.ladder.floors[1:], strict=True):
+            if (
+                not floor.scores
+                and len(floor.refused) >= ALIKE
+                and len({*floor.refused.values()}) == 1
+            ):
+                reason = next(iter(floor.refused.values()))
+                raise Error(
+                    f"the rung '{rung.name}' must score candidates, got {ALIKE} refused with the "
+                    f"same words: {reason}; mend it and begin in another folder"
+                )
+
     def sync(self) -> None:
         """Take note of what this and other processes have stored."""
         for record in self.store.news():
@@ -104,6 +122,7 @@ class _Run:
     def claim(self) -> Record | None:
         """An evaluation that is ours now; None where nothing can be begun at present."""
         self.sync()
+        self.guard()
         while record := self.waiting() or self.added():
             taken = self.store.take(record)
             self.sync()
@@ -158,7 +177,7 @@ class _Run:
 
     def upkeep(self) -> None:
         now = time.monotonic()
-        if now - self.looked > STALE_SECONDS / 3:
+        if now - self.looked > self.store.beat:
             self.looked = now
             self.store.lose_stale()
         if now - self.written > SUMMARY_SECONDS:

@@ -8,7 +8,9 @@ No other file knows Optuna, nor does Optuna know strategies: it stores, and tell
 from __future__ import annotations
 
 import logging
+import random
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,9 +21,10 @@ from integrand.errors import DataError, Error
 from integrand.search.candidate import Candidate
 from integrand.spec import to_toml
 
-BEAT_SECONDS = 5
-STALE_SECONDS = 30  # without a beat: the process is gone
+BEAT_SECONDS = 10
+STALE_BEATS = 3  # missed: the process is gone
 BUSY_SECONDS = 60
+OPENINGS = 4
 
 
 @dataclass(frozen=True)
@@ -58,24 +61,22 @@ class Store:
     url: of the database, as SQLAlchemy takes it.
     name: of the search in the database.
     settings: what must be the same for all who work on it.
+    beat: whole seconds between signs of life; after three missed ones a process is taken for gone.
 
     Raises `Error` where they are not, `DataError` where there is no such database.
     """
 
     def __init__(
-        self, url: str, name: str, settings: Mapping[str, Any], *, beat: int = BEAT_SECONDS,
-        stale: int = STALE_SECONDS,
-    ) -> None:  # fmt: skip
+        self, url: str, name: str, settings: Mapping[str, Any], *, beat: int = BEAT_SECONDS
+    ) -> None:
         self.optuna = _optuna()
         self.beat = beat
         with _refused(url):
-            backend = _storage(self.optuna, url, beat, stale)
-            self.study = self.optuna.create_study(
-                storage=backend, study_name=name, load_if_exists=True, direction="minimize"
-            )
-            self.backend, self.storage = backend, self.study._storage
-            self.id = self.storage.get_study_id_from_name(name)
-            _agree(self.study, settings, name)
+            self.backend, self.study = _opened(self.optuna, url, name, beat)
+        # with Optuna's cache in front
+        self.storage = self.study._storage
+        self.id = self.storage.get_study_id_from_name(name)
+        _agree(self.study, settings, name)
         self.count = 0
         self._open: set[int] = set()
         self._running: dict[int, int] = {}  # ours: trial by number
@@ -213,10 +214,30 @@ def _optuna() -> Any:
     return optuna
 
 
-def _storage(optuna: Any, url: str, beat: int, stale: int) -> Any:
+def _opened(optuna: Any, url: str, name: str, beat: int) -> tuple[Any, Any]:
+    """The database and the study in it, made where they are missing."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for left in range(OPENINGS - 1, -1, -1):
+        try:
+            storage = _storage(optuna, url, beat)
+            return storage, optuna.create_study(
+                storage=storage, study_name=name, load_if_exists=True, direction="minimize"
+            )
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
+            # processes that begin at once make the same tables
+            if not left:
+                raise
+            time.sleep(random.random())
+    raise AssertionError
+
+
+def _storage(optuna: Any, url: str, beat: int) -> Any:
     lite = url.startswith("sqlite")
     options = {"connect_args": {"timeout": BUSY_SECONDS}} if lite else {"pool_pre_ping": True}
-    storage = optuna.storages.RDBStorage(url, options, heartbeat_interval=beat, grace_period=stale)
+    storage = optuna.storages.RDBStorage(
+        url, options, heartbeat_interval=beat, grace_period=STALE_BEATS * beat
+    )
     if lite:
         from sqlalchemy import event
 
@@ -239,6 +260,7 @@ def _storage(optuna: Any, url: str, beat: int, stale: int) -> Any:
 @contextmanager
 def _refused(url: str) -> Iterator[None]:
     """A database that cannot be used, in one sentence and without the password in its URL."""
+    from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     kind = url.partition(":")[0]
@@ -249,6 +271,6 @@ def _refused(url: str) -> Iterator[None]:
             f"a database of the kind '{kind}' needs its driver, such as psycopg2-binary for "
             "postgresql: pip install it"
         ) from None
-    except (SQLAlchemyError, ValueError) as error:
+    except (SQLAlchemyError, StorageInternalError, ValueError) as error:
         said = str(error.__cause__ or error).splitlines()[0]
         raise DataError(f"--storage must be a database that can be opened: {said}") from None

@@ -1,0 +1,85 @@
+"""Rungs that children of the search's tests run: these have to import them by name."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from integrand.errors import BackendError, DataError
+from integrand.search.candidate import Candidate
+from integrand.search.engine import search
+from integrand.search.recipe import Recipe
+from integrand.search.rung import Rung
+from integrand.search.templates import template_space
+
+NUMBERS = template_space(
+    {"name": "numbers", "gradient": "{n}*x + 1", "choices": {"n": list(range(1, 41))}}
+)
+TWICE = template_space(
+    {
+        "name": "twice",
+        "gradient": "{scale}*{shape}",
+        "choices": {"scale": [1, 2, 4], "shape": ["x", "tanh(x)", "(x + 1)"]},
+    }
+)
+
+
+def number(candidate: Candidate) -> Mapping[str, float]:
+    """The candidate's own number."""
+    return {"score": float(candidate.genome[0]), "cost": -float(candidate.genome[0])}
+
+
+def halved(candidate: Candidate) -> Mapping[str, float]:
+    """Numbers in another order."""
+    n = int(candidate.genome[0])
+    return {"score": float(n ^ 5)}
+
+
+def poison(candidate: Candidate) -> Mapping[str, float]:
+    """What goes wrong, by the candidate's number."""
+    match int(candidate.genome[0]):
+        case 1:
+            time.sleep(3600)
+        case 2:
+            return {"score": float("nan")}
+        case 3:
+            ctypes.string_at(0)
+        case 4:
+            raise BackendError("gcc must compile it, got status 1")
+        case 5:
+            raise KeyError("lost")
+        case 6:
+            os._exit(3)
+        case 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return number(candidate)
+
+
+def broken(candidate: Candidate) -> Mapping[str, float]:
+    """Lacks something that all candidates need."""
+    raise DataError("no text")
+
+
+def logged(candidate: Candidate, folder: Path, seconds: float) -> Mapping[str, float]:
+    """Slow, and says when it begins."""
+    with (folder / "log").open("a") as log:
+        log.write(f"{candidate.key}\n")
+    time.sleep(seconds)
+    return number(candidate)
+
+
+def recipe(*rungs: Rung, strategy: str = "random", evaluations: int = 40, seed: int = 0) -> Recipe:
+    return Recipe("test", NUMBERS, strategy, evaluations, rungs, seed, objectives=("cost",))
+
+
+def slow(folder: Path, evaluations: int = 8) -> Recipe:
+    run = partial(logged, folder=folder, seconds=0.2)
+    return recipe(Rung("slow", run, seconds=60), evaluations=evaluations)
+
+
+def work(folder: Path, evaluations: int = 8) -> None:
+    """A worker."""
+    search(slow(folder, evaluations), folder / "search", quiet=True, beat=1)

@@ -1,0 +1,162 @@
+"""A search survives its candidates and its workers, and is the same however often it stopped."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from integrand.errors import Error
+from integrand.search.engine import search
+from integrand.search.rung import Rung
+from integrand.search.store import Record, Store
+
+# children import their rungs by name
+sys.path.append(str(Path(__file__).parent))
+import poisoned
+
+pytest.importorskip("optuna")
+LIMIT = 2.0  # of a machine that is busy
+TWO = (Rung("number", poisoned.number, 5.0, 0.5), Rung("halved", poisoned.halved, 5.0))
+
+
+def records(folder: Path, recipe) -> list[Record]:
+    return Store(f"sqlite:///{folder / 'search.db'}", folder.name, recipe.settings()).news()
+
+
+def test_a_poisoned_candidate_costs_its_time_and_is_recorded(tmp_path: Path) -> None:
+    recipe = poisoned.recipe(
+        Rung("poison", poisoned.poison, LIMIT), strategy="exhaustive", evaluations=9
+    )
+    found = search(recipe, tmp_path, quiet=True)
+    reasons = {int(r.candidate["genome"][0]): r.outcome.reason for r in records(tmp_path, recipe)}
+    assert reasons == {
+        1: f"took longer than {LIMIT:g} s",
+        2: "its score is nan",
+        3: "its process ended with SIGSEGV",
+        4: "gcc must compile it, got status 1",
+        5: "KeyError: 'lost'",
+        6: "its process ended with exit status 3",
+        7: "was lost with its process 3 times",
+        8: "",
+        9: "",
+    }
+    assert [entry["scores"]["poison"] for entry in found["ranking"]] == [8.0, 9.0]
+    assert found["evaluated"] == 9 and found["rungs"][0]["refused"] == 7
+    assert {r["reason"] for r in found["rungs"][0]["reasons"]} == {*reasons.values()} - {""}
+
+
+def test_a_search_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> None:
+    def made(folder: str, *evaluations: int) -> tuple[list, dict]:
+        for n in evaluations:
+            recipe = poisoned.recipe(*TWO, strategy="evolution", evaluations=n)
+            found = search(recipe, tmp_path / folder, quiet=True)
+        kept = records(tmp_path / folder, recipe)
+        return [
+            (r.rung, r.key, r.why, r.candidate, r.outcome and r.outcome.numbers) for r in kept
+        ], found
+
+    (stopped, first), (whole, second) = made("a", 4, 12), made("b", 12)
+    assert stopped == whole
+    assert {why for _, _, why, *_ in whole} == {"new", "merit", "chance"}
+    timeless = [{k: v for k, v in f.items() if k != "rungs"} for f in (first, second)]
+    assert timeless[0] == timeless[1]
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["front"] == json.loads(
+        json.dumps(first["front"])
+    )
+    rungs = first["rungs"]
+    assert (
+        rungs[0]["pairs"] == rungs[1]["scored"] >= 6
+        and rungs[0]["pairs_by_chance"] == rungs[1]["by_chance"]
+    )
+    assert -1 <= rungs[0]["rank_correlation"] <= 1
+
+
+def test_kill_9_of_one_of_two_workers_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    recipe = poisoned.slow(tmp_path)
+    context = multiprocessing.get_context("forkserver")
+    victim, other = (context.Process(target=poisoned.work, args=(tmp_path,)) for _ in range(2))
+    victim.start()
+    other.start()
+    folder = tmp_path / "search"
+    while not (folder / "search.db").exists():
+        time.sleep(0.05)
+    store, known = Store(f"sqlite:///{folder / 'search.db'}", folder.name, recipe.settings()), {}
+    while True:
+        known |= {r.number: r for r in store.news()}
+        done = [r for r in known.values() if r.outcome]
+        if len(done) >= 3 and sum(r.running for r in known.values()) == 2:
+            break
+        assert victim.is_alive() and other.is_alive()
+        time.sleep(0.01)
+    os.kill(victim.pid, signal.SIGKILL)
+    before = [r.key for r in done]
+    other.join(60)
+    assert other.exitcode == 0
+    known |= {r.number: r for r in store.news()}
+    finished = [r.key for r in known.values() if r.outcome and r.outcome.numbers]
+    lost = [r.key for r in known.values() if r.outcome and r.outcome.lost]
+    assert len(finished) == len({*finished}) == 8
+    assert lost and {*lost} <= {*finished}  # what was under way was made again
+    begun = Counter((tmp_path / "log").read_text().split())
+    assert all(begun[key] == 1 for key in before)
+    assert all(begun[key] == 2 for key in lost)
+
+
+def test_ctrl_c_leaves_a_search_that_goes_on(tmp_path: Path) -> None:
+    recipe, folder = poisoned.slow(tmp_path, 4), tmp_path / "search"
+    threading.Timer(0.1, lambda: _after_two(tmp_path)).start()
+    with pytest.raises(KeyboardInterrupt, match="goes on"):
+        search(recipe, folder, quiet=True, workers=2)
+    assert not any(r.running for r in records(folder, recipe))
+    done = {r.key for r in records(folder, recipe) if r.outcome and r.outcome.numbers}
+    assert json.loads((folder / "summary.json").read_text())["evaluated"] == len(done) < 4
+    found = search(recipe, folder, quiet=True, workers=2)
+    assert found["evaluated"] == 4
+    begun = Counter((tmp_path / "log").read_text().split())
+    assert all(begun[key] == 1 for key in done) and len(begun) == 4
+
+
+def _after_two(folder: Path) -> None:
+    while not (folder / "log").exists() or (folder / "log").read_text().count("\n") < 2:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_equivalent_candidates_are_evaluated_once(tmp_path: Path) -> None:
+    rung = Rung("number", poisoned.number, 5.0)
+    recipe = poisoned.Recipe("test", poisoned.TWICE, "exhaustive", 100, (rung,))
+    found = search(recipe, tmp_path, quiet=True)
+    assert (found["evaluated"], found["deduplicated"]) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1}, "seed = 0"),
+        ({"strategy": "evolution"}, "strategy"),
+        ({"weights": {"cost": 1}}, "weights"),
+    ],
+)
+def test_other_settings_on_the_same_folder_are_refused(
+    tmp_path: Path, change: dict, said: str
+) -> None:
+    from dataclasses import replace
+
+    recipe = poisoned.recipe(TWO[0], evaluations=1)
+    records(tmp_path, recipe)
+    with pytest.raises(Error, match=said) as refused:
+        search(replace(recipe, **change), tmp_path, quiet=True)
+    assert "choose another folder" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_rung_that_refuses_everybody_alike_stops_the_search(tmp_path: Path) -> None:
+    recipe = poisoned.recipe(TWO[0], Rung("broken", poisoned.broken, 5.0))
+    with pytest.raises(Error, match=r"'broken' must score.*no text"):
+        search(recipe, tmp_path, quiet=True)
