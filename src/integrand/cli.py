@@ -552,8 +552,9 @@ def sparsity(
 
 
 def search(
-    recipe: str = "smoke",
+    recipe: Literal["smoke", "gradient", "swish"] = "smoke",
     /,
+    data: str = "python-docs",
     out: Path | None = None,
     storage: str | None = None,
     workers: int = 1,
@@ -562,15 +563,19 @@ def search(
     seed: int = 0,
     strategy: Literal["exhaustive", "random", "evolution", "controller"] | None = None,
     space: Path | None = None,
+    confirm: int = 0,
     json: Path | None = None,
 ) -> int:
-    """Search a space of gradients or functions for activations; cheap measurements come first.
+    """Search gradients or functions for activations; cheap measurements come first.
 
     The same command goes on after a stop; several processes or machines that run it share the
-    work. The store, summary.json and the candidates lie in the folder.
+    work. The store, summary.json and report.html lie in the folder.
 
     Args:
-        recipe: smoke (seconds, no evidence).
+        recipe: smoke (seconds, no evidence), gradient (evolution in the space of gradients, hours),
+            or swish (all one-unit functions of the Swish paper's space, hours).
+        data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME; the search
+            reads one half of the documents.
         out: the folder (default: runs/search/RECIPE).
         storage: URL of a database for many machines, such as postgresql://HOST/NAME (default: an
             SQLite file in the folder).
@@ -580,28 +585,37 @@ def search(
         seed: of the strategy.
         strategy: what proposes candidates (default: the recipe's).
         space: FILE.toml with a space of your own (default: the recipe's).
+        confirm: then train so many of the best beside SwiGLU, ReLU2 and xIELU, on fresh seeds and
+            sizes and on the other half of the documents.
         json: also write the summary as JSON.
     """
     import dataclasses
 
     from integrand.errors import SpecError
     from integrand.search import read_space
-    from integrand.search.board import front_table, rungs_table
+    from integrand.search.board import front_table
+    from integrand.search.confirming import confirm as confirm_best
     from integrand.search.engine import search as run
+    from integrand.search.page import ladder, write_page
     from integrand.search.recipes import RECIPES
 
-    if recipe not in RECIPES:
-        raise SpecError(f"a search must be one of {', '.join(RECIPES)}, got '{recipe}'")
     for name, given in (("workers", workers), ("threads", threads)):
         if given < 1:
             raise SpecError(f"--{name} must be at least 1, got {given}")
-    given = {"evaluations": evaluations, "strategy": strategy, "space": space and read_space(space)}
-    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    chosen = dataclasses.replace(RECIPES[recipe](), seed=seed, **changes)
     folder = out or Path("runs/search") / recipe
+    options = {
+        "evaluations": evaluations,
+        "strategy": strategy,
+        "space": space and read_space(space),
+    }
+    changes: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+    chosen = dataclasses.replace(RECIPES[recipe](data, folder), seed=seed, **changes)
     summary = run(chosen, folder, storage=storage, workers=workers, threads=threads)
+    if confirm:
+        summary = confirm_best(chosen, folder, confirm)
     _keep(json, summary)
-    print(rungs_table(summary), front_table(summary), sep="\n\n")
+    print(ladder(summary["rungs"]).plain(), front_table(summary), sep="\n\n")
+    print(write_page(folder))
     return 0
 
 

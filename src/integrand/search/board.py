@@ -107,24 +107,6 @@ def front_table(found: Mapping[str, Any]) -> str:
     return Table([scored[-1], *found["objectives"][1:], "candidate"], rows).plain() + more
 
 
-def rungs_table(found: Mapping[str, Any]) -> str:
-    """The rungs in a summary, with their rank correlations."""
-    head = ["rung", "scored", "refused", "by chance", "seconds", "tau to the next", "pairs"]
-    rows = [
-        [
-            Cell(rung["name"]), _number(rung["scored"]), _number(rung["refused"]),
-            _number(rung["by_chance"]), _number(rung["seconds_median"]),
-            _number(rung.get("rank_correlation")), _number(rung.get("pairs")),
-        ]
-        for rung in found["rungs"]
-    ]  # fmt: skip
-    return Table(head, rows).plain()
-
-
-def _number(value: float | None) -> Cell:
-    return Cell("" if value is None else f"{value:.3g}" if value % 1 else f"{value:.0f}", "n")
-
-
 def _text(entry: Mapping[str, Any]) -> str:
     text = entry.get("gradient") or entry["function"]
     return text if len(text) <= WIDTH else text[: WIDTH - 3] + "..."

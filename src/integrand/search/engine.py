@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from integrand.errors import Error
 from integrand.search.board import Board
 from integrand.search.candidate import Candidate
 from integrand.search.child import Child, wait_for
+from integrand.search.confirming import known
 from integrand.search.history import History
 from integrand.search.recipe import STRATEGIES, Recipe
 from integrand.search.store import BEAT_SECONDS, Record, Store
@@ -52,6 +54,9 @@ def search(
     out_dir.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{(out_dir / 'search.db').resolve()}"
     store = Store(url, out_dir.resolve().name, recipe.settings(), beat=beat)
+    # after the store has agreed: a search of other data must not overwrite what this one made
+    if recipe.prepare:
+        recipe.prepare()
     run = _Run(recipe, store, out_dir, quiet)
     with Interruption() as stop, store.beating():
         children: list[Child] = []
@@ -124,10 +129,14 @@ class _Run:
         self.sync()
         self.guard()
         while record := self.waiting() or self.added():
-            taken = self.store.take(record)
-            self.sync()
-            if not taken:
+            if not self.store.take(record):
+                self.sync()
                 continue
+            if record.number == self.store.count:
+                # nothing has come in between: no need to look
+                self.history.apply(replace(record, running=True))
+            else:
+                self.sync()
             outcome = self.history.needless(record)
             if outcome is None:
                 return record
@@ -186,6 +195,6 @@ class _Run:
     def write(self) -> dict[str, Any]:
         """summary.json, as far as it goes."""
         self.written = time.monotonic()
-        found = summary(self.recipe, self.history)
+        found = {**summary(self.recipe, self.history), "confirmed": known(self.out_dir)}
         write_json(self.out_dir / "summary.json", found)
         return found

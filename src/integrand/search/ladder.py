@@ -12,12 +12,11 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from integrand.search.rung import Rung
-from integrand.train.studies.statistics import scipy
 
 PER_CHANCE = 4
 
@@ -117,8 +116,18 @@ class Ladder:
         lower, upper = self.floors[place], self.floors[place + 1]
         both = [key for key in upper.scores if key in lower.scores]
         chance = sum(upper.begun.get(key) == "chance" for key in both)
-        pairs: Any = [(lower.scores[key], upper.scores[key]) for key in both]
-        tau = math.nan
-        if len(pairs) > 2:
-            tau = float(scipy("stats").kendalltau(*zip(*pairs, strict=True)).statistic)
-        return Correlation(None if math.isnan(tau) else tau, len(pairs), chance)
+        tau = kendall(*([floor.scores[key] for key in both] for floor in (lower, upper)))
+        return Correlation(tau, len(both), chance)
+
+
+def kendall(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """tau-b: concordant less discordant pairs over the geometric mean of those untied in a and
+    in b."""
+    x, y = np.asarray(a), np.asarray(b)
+    agree = untied_x = untied_y = 0.0
+    for i in range(len(x)):
+        s, t = np.sign(x[i] - x[:i]), np.sign(y[i] - y[:i])
+        agree, untied_x, untied_y = agree + s @ t, untied_x + s @ s, untied_y + t @ t
+    if len(x) < 3 or not untied_x * untied_y:
+        return None
+    return float(agree / math.sqrt(untied_x * untied_y))

@@ -33,7 +33,8 @@ class Recipe:
     rungs: of the ladder, cheapest first.
     weights: of numbers in what decides who climbs (`pareto.scalar`); none: each rung's score.
     objectives: numbers of the rungs that span the Pareto front together with the last score.
-    needs: raises `Error` where something that the rungs need is missing; called before they run.
+    data: the text that a search and its confirmation divide; none: the rungs read no text.
+    prepare: makes what the rungs need, once; raises `Error` where it cannot.
     """
 
     name: str
@@ -44,10 +45,11 @@ class Recipe:
     seed: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
     objectives: tuple[str, ...] = ()
-    needs: Callable[[], None] | None = None
+    data: str = ""
+    prepare: Callable[[], object] | None = None
 
     def check(self) -> None:
-        """Raises `Error` where the search cannot be run."""
+        """Raises `Error` where this is no search."""
         if self.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise SpecError(f"the strategy must be one of {known}, got '{self.strategy}'")
@@ -55,8 +57,6 @@ class Recipe:
             raise SpecError(f"a search needs at least 1 evaluation, got {self.evaluations}")
         if len({rung.name for rung in self.rungs}) < len(self.rungs) or not self.rungs:
             raise Error("a search needs rungs with names of their own")
-        if self.needs:
-            self.needs()
 
     def settings(self) -> dict[str, Any]:
         """What all who work on one search agree on: everything but how long it is."""
@@ -65,7 +65,8 @@ class Recipe:
             "space": f"{self.space.name} {_fingerprint(self.space)}",
             "strategy": self.strategy,
             "seed": self.seed,
-            "rungs": [f"{r.name} {_said(r.run)} {r.seconds:g} s {r.keep:.6g}" for r in self.rungs],
+            "data": self.data,
+            "rungs": [f"{r.name} {_hash(_said(r))}" for r in self.rungs],
             "weights": dict(self.weights),
         }
 
@@ -79,12 +80,16 @@ def _fingerprint(space: Space) -> str:
             texts.append(space.spec(space.build(by_chance(rng))).sha256)
         except SpecError as error:
             texts.append(str(error))
-    return hashlib.sha256(json.dumps([dict(space.kinds), texts]).encode()).hexdigest()[:10]
+    return _hash(json.dumps([dict(space.kinds), texts]))
 
 
-def _said(run: Any) -> str:
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _said(rung: Rung) -> str:
     """A function by its name, a `partial` with what it is bound to, an instance as it says."""
+    run, bound = rung.run, ""
     if isinstance(run, functools.partial):
-        bound = [repr(a) for a in run.args] + [f"{k}={v!r}" for k, v in run.keywords.items()]
-        return f"{_said(run.func)}({', '.join(bound)})"
-    return getattr(run, "__qualname__", None) or repr(run)
+        bound, run = f"{run.args} {run.keywords}", run.func
+    return f"{getattr(run, '__qualname__', None) or repr(run)} {bound} {rung.seconds} {rung.keep}"
