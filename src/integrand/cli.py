@@ -577,8 +577,8 @@ def search(
         data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME; the search
             reads one half of the documents.
         out: the folder (default: runs/search/RECIPE).
-        storage: URL of a database for many machines, such as postgresql://HOST/NAME (default: an
-            SQLite file in the folder).
+        storage: URL of a database for many machines, such as postgresql+psycopg2://HOST/NAME
+            (default: an SQLite file in the folder).
         workers: evaluations side by side, each in a process of its own.
         threads: of each.
         evaluations: candidates in all (default: the recipe's).

@@ -14,6 +14,7 @@ import pytest
 
 from integrand.errors import Error
 from integrand.search.engine import search
+from integrand.search.recipe import Recipe
 from integrand.search.rung import Rung
 from integrand.search.store import Record, Store
 
@@ -26,7 +27,7 @@ LIMIT = 2.0  # of a machine that is busy
 TWO = (Rung("number", poisoned.number, 5.0, 0.5), Rung("halved", poisoned.halved, 5.0))
 
 
-def records(folder: Path, recipe) -> list[Record]:
+def records(folder: Path, recipe: Recipe) -> list[Record]:
     return Store(f"sqlite:///{folder / 'search.db'}", folder.name, recipe.settings()).news()
 
 
@@ -79,59 +80,59 @@ def test_a_search_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> No
 
 
 def test_kill_9_of_one_of_two_workers_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    recipe = poisoned.slow(tmp_path)
+    recipe, folder = poisoned.waiting(tmp_path), tmp_path / "search"
     context = multiprocessing.get_context("forkserver")
     victim, other = (context.Process(target=poisoned.work, args=(tmp_path,)) for _ in range(2))
     victim.start()
     other.start()
-    folder = tmp_path / "search"
+    before = done_when(folder, recipe, running=2)
+    os.kill(victim.pid, signal.SIGKILL)
+    (tmp_path / "go").touch()
+    other.join(120)
+    assert other.exitcode == 0
+    known = records(folder, recipe)
+    finished = [r.key for r in known if r.outcome and r.outcome.numbers]
+    (lost,) = (r.key for r in known if r.outcome and r.outcome.lost)
+    assert len(before) == 3 and len(finished) == len({*finished}) == 7
+    # what was under way was made again, and nothing else
+    assert Counter((tmp_path / "log").read_text().split()) == Counter([*finished, lost])
+
+
+def done_when(folder: Path, recipe: Recipe, running: int) -> set[str]:
+    """The candidates that were scored, as soon as so many are under way that wait."""
     while not (folder / "search.db").exists():
         time.sleep(0.05)
-    store, known = Store(f"sqlite:///{folder / 'search.db'}", folder.name, recipe.settings()), {}
     while True:
-        known |= {r.number: r for r in store.news()}
-        done = [r for r in known.values() if r.outcome]
-        if len(done) >= 3 and sum(r.running for r in known.values()) == 2:
-            break
-        assert victim.is_alive() and other.is_alive()
-        time.sleep(0.01)
-    os.kill(victim.pid, signal.SIGKILL)
-    before = [r.key for r in done]
-    other.join(60)
-    assert other.exitcode == 0
-    known |= {r.number: r for r in store.news()}
-    finished = [r.key for r in known.values() if r.outcome and r.outcome.numbers]
-    lost = [r.key for r in known.values() if r.outcome and r.outcome.lost]
-    assert len(finished) == len({*finished}) == 8
-    assert lost and {*lost} <= {*finished}  # what was under way was made again
-    begun = Counter((tmp_path / "log").read_text().split())
-    assert all(begun[key] == 1 for key in before)
-    assert all(begun[key] == 2 for key in lost)
+        known = records(folder, recipe)
+        done = {r.key for r in known if r.outcome}
+        if len(done) == 3 and sum(r.running for r in known) == running:
+            return done
+        time.sleep(0.05)
 
 
 def test_ctrl_c_leaves_a_search_that_goes_on(tmp_path: Path) -> None:
-    recipe, folder = poisoned.slow(tmp_path, 4), tmp_path / "search"
-    threading.Timer(0.1, lambda: _after_two(tmp_path)).start()
+    recipe, folder = poisoned.waiting(tmp_path), tmp_path / "search"
+
+    def interrupt() -> None:
+        done_when(folder, recipe, running=2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt, match="goes on"):
         search(recipe, folder, quiet=True, workers=2)
-    assert not any(r.running for r in records(folder, recipe))
-    done = {r.key for r in records(folder, recipe) if r.outcome and r.outcome.numbers}
-    assert json.loads((folder / "summary.json").read_text())["evaluated"] == len(done) < 4
-    found = search(recipe, folder, quiet=True, workers=2)
-    assert found["evaluated"] == 4
+    known = records(folder, recipe)
+    done = {r.key for r in known if r.outcome and r.outcome.numbers}
+    assert json.loads((folder / "summary.json").read_text())["evaluated"] == len(done) == 3
+    assert sum(bool(r.outcome and r.outcome.lost) for r in known) == 2
+    (tmp_path / "go").touch()
+    assert search(recipe, folder, quiet=True, workers=2)["evaluated"] == 7
     begun = Counter((tmp_path / "log").read_text().split())
-    assert all(begun[key] == 1 for key in done) and len(begun) == 4
-
-
-def _after_two(folder: Path) -> None:
-    while not (folder / "log").exists() or (folder / "log").read_text().count("\n") < 2:
-        time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGINT)
+    assert all(begun[key] == 1 for key in done) and len(begun) == 7
 
 
 def test_equivalent_candidates_are_evaluated_once(tmp_path: Path) -> None:
     rung = Rung("number", poisoned.number, 5.0)
-    recipe = poisoned.Recipe("test", poisoned.TWICE, "exhaustive", 100, (rung,))
+    recipe = Recipe("test", poisoned.TWICE, "exhaustive", 100, (rung,))
     found = search(recipe, tmp_path, quiet=True)
     assert (found["evaluated"], found["deduplicated"]) == (3, 6)
 

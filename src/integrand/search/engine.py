@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,7 @@ class _Run:
         self.strategy = STRATEGIES[recipe.strategy](recipe.space, recipe.seed)
         self.history = History(recipe.space, self.strategy, recipe.rungs, recipe.weights)
         self.board = Board(recipe, self.history, quiet)
+        self.own = secrets.randbits(32)
         self.exhausted = False
         self.running: dict[Child, Record] = {}
         self.looked = self.written = time.monotonic()
@@ -169,7 +171,7 @@ class _Run:
             not self.exhausted
             and len(self.history.ladder.floors[0].begun) < self.recipe.evaluations
         ):
-            self.strategy.reseed(self.recipe.seed, self.store.count, repeats)
+            self.strategy.reseed(self.recipe.seed, self.store.count, repeats, self.salt())
             candidate = self.strategy.ask()
             if candidate is None:
                 self.exhausted = True
@@ -183,6 +185,12 @@ class _Run:
             repeats += 1
             self.exhausted = repeats > MOST_REPEATS and self.recipe.strategy != "exhaustive"
         return None
+
+    def salt(self) -> int:
+        """0 while we are alone: the search is repeatable. Else a number of this process's own, lest
+        several ask for the same."""
+        ours = {record.number for record in self.running.values()}
+        return 0 if ours.issuperset(self.history.open) else self.own
 
     def upkeep(self) -> None:
         now = time.monotonic()

@@ -266,10 +266,10 @@ def _refused(url: str) -> Iterator[None]:
     kind = url.partition(":")[0]
     try:
         yield
-    except ImportError:
+    except ImportError as error:
         raise DataError(
-            f"a database of the kind '{kind}' needs its driver, such as psycopg2-binary for "
-            "postgresql: pip install it"
+            f"--storage {kind}:... needs a driver, got this: {error.__cause__ or error}; pip "
+            "install it, such as psycopg2-binary for postgresql+psycopg2"
         ) from None
     except (SQLAlchemyError, StorageInternalError, ValueError) as error:
         said = str(error.__cause__ or error).splitlines()[0]
