@@ -594,10 +594,12 @@ def search(
     from integrand.errors import SpecError
     from integrand.search import read_space
     from integrand.search.board import front_table
-    from integrand.search.confirming import confirm as confirm_best
+    from integrand.search.conclude import conclude
+    from integrand.search.documents import split_documents
     from integrand.search.engine import search as run
     from integrand.search.page import ladder, write_page
     from integrand.search.recipes import RECIPES
+    from integrand.train.files import read_json
 
     for name, given in (("workers", workers), ("threads", threads)):
         if given < 1:
@@ -612,7 +614,9 @@ def search(
     chosen = dataclasses.replace(RECIPES[recipe](data, folder), seed=seed, **changes)
     summary = run(chosen, folder, storage=storage, workers=workers, threads=threads)
     if confirm:
-        summary = confirm_best(chosen, folder, confirm)
+        unread = split_documents(data, folder / "text").confirm
+        conclude(folder, str(unread), confirm)
+        summary = read_json(folder / "summary.json")
     _keep(json, summary)
     print(ladder(summary["rungs"]).plain(), front_table(summary), sep="\n\n")
     print(write_page(folder))

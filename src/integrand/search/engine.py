@@ -14,7 +14,7 @@ from integrand.errors import Error
 from integrand.search.board import Board
 from integrand.search.candidate import Candidate
 from integrand.search.child import Child, wait_for
-from integrand.search.confirming import known
+from integrand.search.conclude import known
 from integrand.search.history import History
 from integrand.search.recipe import STRATEGIES, Recipe
 from integrand.search.store import BEAT_SECONDS, Record, Store
@@ -153,7 +153,7 @@ class _Run:
     def added(self) -> Record | None:
         """A new evaluation, asked for."""
         history, rungs = self.history, self.recipe.rungs
-        rng = np.random.default_rng((self.recipe.seed, self.store.count))
+        rng = np.random.default_rng((self.recipe.seed, history.count))
         if history.dropped:
             (place, key), why = next(iter(history.dropped.items()))
         elif step := history.ladder.next(rng):
@@ -171,7 +171,7 @@ class _Run:
             not self.exhausted
             and len(self.history.ladder.floors[0].begun) < self.recipe.evaluations
         ):
-            self.strategy.reseed(self.recipe.seed, self.store.count, repeats, self.salt())
+            self.strategy.reseed(self.recipe.seed, self.history.count, repeats, self.salt())
             candidate = self.strategy.ask()
             if candidate is None:
                 self.exhausted = True

@@ -47,6 +47,11 @@ class History:
         self._doubles: dict[int, str] = {}
         self._asked: dict[str, tuple[Candidate, Signature]] = {}
 
+    @property
+    def count(self) -> int:
+        """Evaluations asked for or needless, those that were lost and made again counted once."""
+        return len(self.same) + sum(len(floor.begun) for floor in self.ladder.floors)
+
     def find(self, candidate: Candidate) -> str | None:
         """The key of an equivalent candidate met before."""
         if candidate.key in self.candidates:
