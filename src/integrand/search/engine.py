@@ -59,6 +59,8 @@ def search(
     if recipe.prepare:
         recipe.prepare()
     run = _Run(recipe, store, out_dir, quiet)
+    run.sync()
+    run.board.begin()
     with Interruption() as stop, store.beating():
         children: list[Child] = []
         try:
@@ -86,8 +88,6 @@ class _Run:
 
     def all(self, children: list[Child], stop: Interruption) -> None:
         """Until there is nothing left to do, here or elsewhere."""
-        self.sync()
-        self.board.begin()
         while not stop.asked:
             idle = False
             for child in children:
