@@ -18,13 +18,6 @@ from integrand.search.templates import template_space
 NUMBERS = template_space(
     {"name": "numbers", "gradient": "{n}*x + 1", "choices": {"n": list(range(1, 41))}}
 )
-TWICE = template_space(
-    {
-        "name": "twice",
-        "gradient": "{scale}*{shape}",
-        "choices": {"scale": [1, 2, 4], "shape": ["x", "tanh(x)", "(x + 1)"]},
-    }
-)
 
 
 def number(candidate: Candidate) -> Mapping[str, float]:
@@ -52,8 +45,6 @@ def poison(candidate: Candidate) -> Mapping[str, float]:
         case 5:
             raise KeyError("lost")
         case 6:
-            os._exit(3)
-        case 7:
             os.kill(os.getpid(), signal.SIGKILL)
     return number(candidate)
 

@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).parent))
 import poisoned
 
 pytest.importorskip("optuna")
-LIMIT = 2.0  # of a machine that is busy
+LIMIT = 1.0  # of a machine that is busy
 TWO = (Rung("number", poisoned.number, 5.0, 0.5), Rung("halved", poisoned.halved, 5.0))
 
 
@@ -38,7 +38,7 @@ def records(folder: Path, recipe: Recipe) -> list[Record]:
 
 def test_a_poisoned_candidate_costs_its_time_and_is_recorded(tmp_path: Path) -> None:
     recipe = poisoned.recipe(
-        Rung("poison", poisoned.poison, LIMIT), strategy="exhaustive", evaluations=9
+        Rung("poison", poisoned.poison, LIMIT), strategy="exhaustive", evaluations=8
     )
     found = search(recipe, tmp_path, quiet=True)
     reasons = {int(r.candidate["genome"][0]): r.outcome.reason for r in records(tmp_path, recipe)}
@@ -48,13 +48,12 @@ def test_a_poisoned_candidate_costs_its_time_and_is_recorded(tmp_path: Path) -> 
         3: "its process ended with SIGSEGV",
         4: "gcc must compile it, got status 1",
         5: "KeyError: 'lost'",
-        6: "its process ended with exit status 3",
-        7: "was lost with its process 3 times",
+        6: "was lost with its process 3 times",
+        7: "",
         8: "",
-        9: "",
     }
-    assert [entry["scores"]["poison"] for entry in found["ranking"]] == [8.0, 9.0]
-    assert found["evaluated"] == 9 and found["rungs"][0]["refused"] == 7
+    assert [entry["scores"]["poison"] for entry in found["ranking"]] == [7.0, 8.0]
+    assert found["evaluated"] == 8 and found["rungs"][0]["refused"] == 6
     assert {r["reason"] for r in found["rungs"][0]["reasons"]} == {*reasons.values()} - {""}
 
 
@@ -140,13 +139,6 @@ def test_ctrl_c_leaves_a_search_that_goes_on(tmp_path: Path) -> None:
     assert all(begun[key] == 1 for key in done)
     search(recipe, tmp_path / "whole", quiet=True)
     assert {r.key for r in records(tmp_path / "whole", recipe)} == {*begun}
-
-
-def test_equivalent_candidates_are_evaluated_once(tmp_path: Path) -> None:
-    rung = Rung("number", poisoned.number, 5.0)
-    recipe = Recipe("test", poisoned.TWICE, "exhaustive", 100, (rung,))
-    found = search(recipe, tmp_path, quiet=True)
-    assert (found["evaluated"], found["deduplicated"]) == (3, 6)
 
 
 def test_other_settings_on_the_same_folder_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Several processes on one store: an evaluation is one process's, and an outcome is kept once."""
 
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,11 +15,23 @@ ONE, TWO = (Candidate(SPACE.spec((str(n),)), (str(n),), ("p",), "change") for n 
 SCORED = Outcome({"score": 0.5, "cost": 3.0}, seconds=1.5)
 
 
-@pytest.fixture
-def stores(tmp_path: Path) -> tuple[Store, Store]:
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory) -> tuple[Store, Store]:
     """Two processes' views of one store, as far as the database can tell."""
-    first, second = (Store(f"sqlite:///{tmp_path}/search.db", "s", {"seed": 0}) for _ in range(2))
-    return first, second
+    url = f"sqlite:///{tmp_path_factory.mktemp('store')}/search.db"
+    return Store(url, "s", {"seed": 0}, beat=1), Store(url, "s", {"seed": 0}, beat=1)
+
+
+@pytest.fixture
+def stores(opened) -> tuple[Store, Store]:
+    """The same, with nothing new to either and nothing to do."""
+    for record in opened[0].news():
+        if record.outcome is None:
+            opened[0].take(record)
+    opened[0].give_back_all()
+    for store in opened:
+        store.news()
+    return opened
 
 
 def test_an_evaluation_is_taken_by_one_and_its_outcome_seen_by_all(stores) -> None:
@@ -40,25 +51,26 @@ def test_numbers_order_what_two_processes_add(stores) -> None:
     added = [
         store.add("gaussian", c, "new") for store, c in ((here, ONE), (there, TWO), (here, TWO))
     ]
-    assert [r.number for r in added] == [0, 1, 2]
+    first = added[0].number
+    assert [r.number for r in added] == [first, first + 1, first + 2]
     assert [r.key for r in there.news()] == [ONE.key, TWO.key, TWO.key]
     here.add("gaussian", ONE, "new", same_as=TWO.key)
     assert [r.outcome for r in there.news()][-1] == Outcome(same_as=TWO.key)
 
 
-def test_what_was_lost_is_not_finished_by_the_one_who_lost_it(tmp_path: Path) -> None:
-    slow, other = (Store(f"sqlite:///{tmp_path}/s.db", "s", {}, beat=1) for _ in range(2))
+def test_what_was_lost_is_not_finished_by_the_one_who_lost_it(stores) -> None:
+    slow, other = stores
     asked = slow.add("gaussian", ONE, "new")
     assert slow.take(asked)
     other.lose_stale()
     assert other.news()[0].running  # it has beaten a moment ago
     with slow.beating():
-        time.sleep(2.2)
+        time.sleep(1.5)
     # given back at the end of `beating`, at once
     assert other.news()[0].outcome == Outcome(lost=True)
     slow.finish(asked, SCORED)
     again = other.add("gaussian", ONE, "new")
-    assert [r.outcome for r in other.news()] == [None] and again.number == 1
+    assert [r.outcome for r in other.news()] == [None] and again.number == asked.number + 1
 
 
 def test_an_outcome_that_was_stored_outlives_the_process(stores) -> None:
@@ -73,10 +85,10 @@ def test_an_outcome_that_was_stored_outlives_the_process(stores) -> None:
     assert there.news()[0].outcome == SCORED
 
 
-def test_other_settings_are_refused_and_a_password_is_not_told(tmp_path: Path, stores) -> None:
+def test_other_settings_are_refused_and_a_password_is_not_told(stores) -> None:
+    url = str(stores[0].backend.engine.url)
     with pytest.raises(Error, match="seed = 0, and must go on so, got 1"):
-        Store(f"sqlite:///{tmp_path}/search.db", "s", {"seed": 1})
-    Store(f"sqlite:///{tmp_path}/search.db", "another", {"seed": 1})
+        Store(url, "s", {"seed": 1})
     with pytest.raises(DataError) as refused:
         Store("nosuch://me:secret@host/name", "s", {})
     assert "secret" not in str(refused.value)

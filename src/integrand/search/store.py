@@ -71,7 +71,7 @@ class Store:
     ) -> None:
         self.optuna = _optuna()
         self.beat = beat
-        with _refused(url):
+        with _refused(url), _unwarned(self.optuna):
             self.backend, self.study = _opened(self.optuna, url, name, beat)
         # with Optuna's cache in front
         self.storage = self.study._storage
@@ -145,7 +145,8 @@ class Store:
 
     def lose_stale(self) -> None:
         """Evaluations whose processes have not been heard of for a while are lost."""
-        self.optuna.storages.fail_stale_trials(self.study)
+        with _unwarned(self.optuna):
+            self.optuna.storages.fail_stale_trials(self.study)
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -209,9 +210,15 @@ def _optuna() -> Any:
         raise Error("a search is kept by Optuna: pip install 'integrand[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # heartbeats are marked experimental since 2.9
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna
+
+
+@contextmanager
+def _unwarned(optuna: Any) -> Iterator[None]:
+    # heartbeats have been marked experimental since Optuna 2.9
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 def _opened(optuna: Any, url: str, name: str, beat: int) -> tuple[Any, Any]:
