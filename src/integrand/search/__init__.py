@@ -2,6 +2,7 @@
 
 from integrand.search.candidate import Candidate, Space
 from integrand.search.controller import Controller
+from integrand.search.engine import search
 from integrand.search.equivalence import Seen, same, signature
 from integrand.search.evolution import Evolution
 from integrand.search.function_space import function_space
@@ -10,13 +11,15 @@ from integrand.search.gradient_space import GradientSpace
 from integrand.search.loop import Evaluation, evaluations
 from integrand.search.pareto import Archive, dominates, scalar
 from integrand.search.profile import Profile, profile
+from integrand.search.recipe import Recipe
+from integrand.search.rung import Rung
 from integrand.search.strategy import Exhaustive, Random, Strategy
 from integrand.search.templates import read_space
 from integrand.search.validity import Validity, validity
 
 __all__ = [
     "Archive", "Candidate", "Controller", "Evaluation", "Evolution", "Exhaustive", "Gaussian",
-    "GradientSpace", "Profile", "Random", "Seen", "Space", "Strategy", "Validity", "dominates",
-    "evaluations", "function_space", "gaussian", "profile", "read_space", "same", "scalar",
-    "signature", "validity",
+    "GradientSpace", "Profile", "Random", "Recipe", "Rung", "Seen", "Space", "Strategy", "Validity",
+    "dominates", "evaluations", "function_space", "gaussian", "profile", "read_space", "same",
+    "scalar", "search", "signature", "validity",
 ]  # fmt: skip

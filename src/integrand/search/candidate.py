@@ -16,12 +16,16 @@ Choose = Callable[[str, int], int]  # (kind of decision, number of options) -> t
 
 @dataclass(frozen=True)
 class Candidate:
-    """A spec with its genome in a space, and its lineage: the parents' keys and the operation."""
+    """A spec with its genome in a space, and its lineage: the parents' keys and the operation.
+
+    `options` are those taken while it was built, where a strategy learns from them.
+    """
 
     spec: Spec
     genome: Genome
     parents: tuple[str, ...] = ()
     operation: str = "new"
+    options: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
@@ -30,12 +34,16 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON that `Candidate.of` reads back in the same space."""
-        return {"genome": self.genome, "parents": self.parents, "operation": self.operation}
+        data = {"genome": self.genome, "parents": self.parents, "operation": self.operation}
+        return data | ({"options": self.options} if self.options else {})
 
     @classmethod
     def of(cls, space: Space, data: Mapping[str, Any]) -> Candidate:
         genome = frozen(data["genome"])
-        return cls(space.spec(genome), genome, tuple(data["parents"]), data["operation"])
+        return cls(
+            space.spec(genome), genome, tuple(data["parents"]), data["operation"],
+            tuple(data.get("options", ())),
+        )  # fmt: skip
 
 
 class Space(Protocol):
@@ -46,7 +54,8 @@ class Space(Protocol):
     enumeration, a recurrent network.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def kinds(self) -> Mapping[str, int]: ...

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,22 +67,19 @@ class Controller:
         self.baseline: float | None = None
         self.spread = 0.0
         self.worst: float | None = None
-        self.asked: dict[str, list[Decision]] = {}
         self.told: list[tuple[list[Decision], float | None, bool]] = []
         self.known: set[str] = set()
 
     def ask(self) -> Candidate:
-        decisions: list[Decision] = []
+        options: list[int] = []
 
         def propose() -> tuple[Genome, tuple[str, ...], str]:
-            decisions[:] = []
-            return self.space.build(self._chooser(decisions)), (), "new"
+            options[:] = []
+            return self.space.build(self._chooser(options)), (), "new"
 
-        candidate = first_admitted(self.space, propose)
-        self.asked[candidate.key] = decisions
-        return candidate
+        return replace(first_admitted(self.space, propose), options=tuple(options))
 
-    def _chooser(self, decisions: list[Decision]) -> Any:
+    def _chooser(self, taken: list[int]) -> Any:
         token, state = self.start, None
 
         def choose(kind: str, options: int) -> int:
@@ -91,7 +89,7 @@ class Controller:
                 logits, state = self.policy(torch.tensor([[token]]), state)
                 chances = torch.softmax(logits[0, 0, first : first + options].double(), 0).numpy()
             option = int(self.rng.choice(options, p=chances / chances.sum()))
-            decisions.append((first, options, option))
+            taken.append(option)
             token = first + option
             return option
 
@@ -99,15 +97,29 @@ class Controller:
 
     def tell(self, candidate: Candidate, score: float | None) -> None:
         """Learns after every `batch` scores; a refused candidate counts as the worst so far.
-        Candidates of other strategies, and those asked before a `restore`, are passed over."""
-        decisions = self.asked.pop(candidate.key, None)
-        if decisions is None:
+        Candidates of other strategies are passed over."""
+        if not candidate.options:
             return
+        decisions = self._decisions(candidate)
         self.told.append((decisions, score, candidate.key in self.known))
         self.known.add(candidate.key)
         if len(self.told) >= self.batch:
             self._update()
             self.told = []
+
+    def _decisions(self, candidate: Candidate) -> list[Decision]:
+        """What its options were chosen from: the space is built once more."""
+        decisions: list[Decision] = []
+
+        def choose(kind: str, options: int) -> int:
+            decisions.append((self.first[kind], options, candidate.options[len(decisions)]))
+            return decisions[-1][-1]
+
+        self.space.build(choose)
+        return decisions
+
+    def reseed(self, *seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
 
     def _update(self) -> None:
         good = [s for _, s, _ in self.told if s is not None]
@@ -164,7 +176,6 @@ class Controller:
         self.baseline, self.spread, self.worst = state["averages"]
         self.told = [([tuple(d) for d in ds], s, again) for ds, s, again in state["told"]]
         self.known = set(state["known"])
-        self.asked = {}
 
 
 def _padded(sequences: list[list[Decision]], start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -59,6 +59,9 @@ class Evolution:
         if score is not None:
             self.alive.append((score, candidate.key, candidate.genome))
 
+    def reseed(self, *seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
     def state(self) -> dict[str, Any]:
         return {"rng": self.rng.bit_generator.state, "alive": list(self.alive)}
 

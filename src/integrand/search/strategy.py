@@ -26,6 +26,11 @@ class Strategy(Protocol):
 
     def tell(self, candidate: Candidate, score: float | None) -> None: ...
 
+    def reseed(self, *seed: int) -> None:
+        """Chance goes on as if it began with these numbers: what is asked for next depends on them
+        and on what was told, and on nothing else."""
+        ...
+
     def state(self) -> dict[str, Any]: ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
@@ -58,6 +63,9 @@ class Random:
 
     def tell(self, candidate: Candidate, score: float | None) -> None:
         """Nothing is learnt."""
+
+    def reseed(self, *seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
 
     def state(self) -> dict[str, Any]:
         return {"rng": self.rng.bit_generator.state}
@@ -99,6 +107,9 @@ class Exhaustive:
 
     def tell(self, candidate: Candidate, score: float | None) -> None:
         """Nothing is learnt."""
+
+    def reseed(self, *seed: int) -> None:
+        """Nothing is left to chance."""
 
     def state(self) -> dict[str, Any]:
         return {"next": self.next}

@@ -1,0 +1,27 @@
+"""integrand search: a small one, from the command line to its page."""
+
+import json
+
+import pytest
+
+from integrand.cli import main
+
+pytest.importorskip("optuna")
+
+
+def test_a_search_from_the_command_line(tmp_path, capsys) -> None:
+    (tmp_path / "space.toml").write_text(
+        'name = "mine"\ngradient = "{s}*({a}*x + 1)"\n[choices]\ns = [1, 2]\na = [0, 1, 2]\n'
+    )
+    command = ["search", "smoke", "--out", str(tmp_path / "s"), "--strategy", "exhaustive"]
+    command += ["--space", str(tmp_path / "space.toml"), "--json", str(tmp_path / "s.json")]
+    assert main(command) == 0
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found["evaluated"] == 3 and found["deduplicated"] == 3
+    assert [r["name"] for r in found["rungs"]] == ["gaussian", "planted"]
+    assert [r["scored"] for r in found["rungs"]] == [3, 1]
+    assert found["front"] and found["front"][0]["gradient"] and found["confirmed"] == []
+    assert (tmp_path / "s" / "report.html").exists()
+    assert found["front"][0]["gradient"] in capsys.readouterr().out
+    assert main([*command, "--seed", "1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

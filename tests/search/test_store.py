@@ -1,0 +1,94 @@
+"""Several processes on one store: an evaluation is one process's, and an outcome is kept once."""
+
+import time
+
+import pytest
+
+from integrand.errors import DataError, Error
+from integrand.search.candidate import Candidate
+from integrand.search.store import Outcome, Store
+from integrand.search.templates import template_space
+
+pytest.importorskip("optuna")
+SPACE = template_space({"name": "s", "gradient": "{n}*x", "choices": {"n": [1, 2, 3]}})
+ONE, TWO = (Candidate(SPACE.spec((str(n),)), (str(n),), ("p",), "change") for n in (1, 2))
+SCORED = Outcome({"score": 0.5, "cost": 3.0}, seconds=1.5)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory) -> tuple[Store, Store]:
+    """Two processes' views of one store, as far as the database can tell."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('store')}/search.db"
+    return Store(url, "s", {"seed": 0}, beat=1), Store(url, "s", {"seed": 0}, beat=1)
+
+
+@pytest.fixture
+def stores(opened) -> tuple[Store, Store]:
+    """The same, with nothing new to either and nothing to do."""
+    for record in opened[0].news():
+        if record.outcome is None:
+            opened[0].take(record)
+    opened[0].give_back_all()
+    for store in opened:
+        store.news()
+    return opened
+
+
+def test_an_evaluation_is_taken_by_one_and_its_outcome_seen_by_all(stores) -> None:
+    here, there = stores
+    asked = here.add("gaussian", ONE, "new")
+    (seen,) = there.news()
+    assert seen.number == asked.number and Candidate.of(SPACE, seen.candidate) == ONE
+    assert there.take(seen) and not here.take(asked)
+    assert here.news()[0].running
+    there.finish(seen, SCORED)
+    (record,) = here.news()
+    assert record.outcome == SCORED and here.news() == []
+
+
+def test_numbers_order_what_two_processes_add(stores) -> None:
+    here, there = stores
+    added = [
+        store.add("gaussian", c, "new") for store, c in ((here, ONE), (there, TWO), (here, TWO))
+    ]
+    first = added[0].number
+    assert [r.number for r in added] == [first, first + 1, first + 2]
+    assert [r.key for r in there.news()] == [ONE.key, TWO.key, TWO.key]
+    here.add("gaussian", ONE, "new", same_as=TWO.key)
+    assert [r.outcome for r in there.news()][-1] == Outcome(same_as=TWO.key)
+
+
+def test_what_was_lost_is_not_finished_by_the_one_who_lost_it(stores) -> None:
+    slow, other = stores
+    asked = slow.add("gaussian", ONE, "new")
+    assert slow.take(asked)
+    other.lose_stale()
+    assert other.news()[0].running  # it has beaten a moment ago
+    with slow.beating():
+        time.sleep(1.5)
+    # given back at the end of `beating`, at once
+    assert other.news()[0].outcome == Outcome(lost=True)
+    slow.finish(asked, SCORED)
+    again = other.add("gaussian", ONE, "new")
+    assert [r.outcome for r in other.news()] == [None] and again.number == asked.number + 1
+
+
+def test_an_outcome_that_was_stored_outlives_the_process(stores) -> None:
+    """Killed between the numbers and the end of the trial: nothing is made again."""
+    here, there = stores
+    asked = here.add("gaussian", ONE, "new")
+    here.take(asked)
+    here.storage.set_trial_user_attr(
+        asked.trial, "outcome", {"numbers": dict(SCORED.numbers), "seconds": 1.5}
+    )
+    here.give_back_all()
+    assert there.news()[0].outcome == SCORED
+
+
+def test_other_settings_are_refused_and_a_password_is_not_told(stores) -> None:
+    url = str(stores[0].backend.engine.url)
+    with pytest.raises(Error, match="seed = 0, and must go on so, got 1"):
+        Store(url, "s", {"seed": 1})
+    with pytest.raises(DataError) as refused:
+        Store("nosuch://me:secret@host/name", "s", {})
+    assert "secret" not in str(refused.value)
