@@ -32,10 +32,12 @@ def log_errors(spec: Spec, toy: Toy) -> dict[str, float]:
     gain = 1 / math.sqrt(p.mean(p.f**2))
     found: dict[str, float] = {}
     for name, task in tasks().items():
-        means = (errors(toy, task, act, gain) + FLOOR).log().mean(1).nan_to_num(math.inf)
-        found[name] = float(means.min())
+        means = (errors(toy, task, act, gain) + FLOOR).log().mean(1)
+        found[name] = min(filter(math.isfinite, means.tolist()), default=math.inf)
         if found[name] == math.inf:
-            raise Error(f"'{spec.name}' must learn at one rate at least, got nan in {name}")
+            raise Error(
+                f"'{spec.name}' must learn at one rate at least, got no finite error in {name}"
+            )
     return found
 
 
