@@ -33,11 +33,12 @@ def log_errors(spec: Spec, toy: Toy) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, task in tasks().items():
         means = (errors(toy, task, act, gain) + FLOOR).log().mean(1)
-        found[name] = min(filter(math.isfinite, means.tolist()), default=math.inf)
-        if found[name] == math.inf:
+        finite: list[float] = means[means.isfinite()].tolist()
+        if not finite:
             raise Error(
                 f"'{spec.name}' must learn at one rate at least, got no finite error in {name}"
             )
+        found[name] = min(finite)
     return found
 
 
