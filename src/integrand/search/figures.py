@@ -14,7 +14,7 @@ from integrand.search.profile import profile
 from integrand.spec import from_toml, row
 
 Data = Mapping[str, Any]
-DRAWN = len(SHADES)
+DRAWN = 5  # more lines than that cannot be told apart
 _BESIDE = "xielu"
 
 
@@ -29,7 +29,7 @@ def keys(winners: Sequence[Data]) -> str:
 
 @styled
 def curves(winners: Sequence[Data]) -> str:
-    """g and f of up to as many winners as there are colours, at their initial values."""
+    """g and f of some winners at their initial values."""
     made, (left, right) = figure(7.6, 3.4, columns=2)
     x = np.linspace(-4, 4, 321)
     drawn = [(row(_BESIDE).spec, "faint", "--")]

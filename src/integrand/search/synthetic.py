@@ -32,10 +32,13 @@ def log_errors(spec: Spec, toy: Toy) -> dict[str, float]:
     gain = 1 / math.sqrt(p.mean(p.f**2))
     found: dict[str, float] = {}
     for name, task in tasks().items():
-        means = (errors(toy, task, act, gain) + FLOOR).log().mean(1).nan_to_num(math.inf)
-        found[name] = float(means.min())
-        if found[name] == math.inf:
-            raise Error(f"'{spec.name}' must learn at one rate at least, got nan in {name}")
+        means = (errors(toy, task, act, gain) + FLOOR).log().mean(1)
+        finite: list[float] = means[means.isfinite()].tolist()
+        if not finite:
+            raise Error(
+                f"'{spec.name}' must learn at one rate at least, got no finite error in {name}"
+            )
+        found[name] = min(finite)
     return found
 
 

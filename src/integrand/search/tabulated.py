@@ -1,4 +1,4 @@
-"""f and g of a candidate as one lookup in torch: what a training step of a toy costs least with."""
+"""f and g of a candidate as one lookup in torch, the cheapest way to train with them."""
 
 from __future__ import annotations
 
