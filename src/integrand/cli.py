@@ -632,10 +632,17 @@ def report(folder: Path, /) -> int:
     """
     from integrand.report import write_report
     from integrand.report.readme import refresh
+    from integrand.train.files import read_json
 
     if folder.suffix == ".md":
         folder.write_text(refresh(folder), encoding="utf-8")
         print(folder)
+        return 0
+    found = folder / "summary.json"
+    if found.is_file() and read_json(found).get("kind") == "search":
+        from integrand.search.page import write_page
+
+        print(write_page(folder))
         return 0
     print(write_report(folder))
     return 0

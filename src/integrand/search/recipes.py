@@ -35,7 +35,7 @@ def gradient(data: str, folder: Path) -> Recipe:
     other.
     """
     text = str(folder / "text" / "search.jsonl")
-    rungs = (gaussian_rung(), synthetic_rung(keep=1 / 6), kernel_rung(), tiny_rung(text))
+    rungs = (gaussian_rung(), synthetic_rung(), kernel_rung(), tiny_rung(text))
     return Recipe(
         "gradient", GradientSpace(), "evolution", evaluations=2000, rungs=rungs,
         objectives=("both_ratio", "saved_bytes", "active"), data=data,
