@@ -26,8 +26,8 @@ def summary(recipe: Recipe, history: History) -> dict[str, Any]:
     kept = front(recipe, history)
     ranked = [key for _, key in ladder.floors[place].order[:RANKED]]
     return {
-        "kind": "search", "recipe": recipe.name, "space": recipe.space.name, "strategy": recipe.strategy,
-        "seed": recipe.seed,
+        "kind": "search", "recipe": recipe.name, "space": recipe.space.name,
+        "strategy": recipe.strategy, "seed": recipe.seed,
         "evaluated": len(ladder.floors[0].scores) + len(ladder.floors[0].refused),
         "deduplicated": len(history.same),
         "rungs": [rung(history, i) for i in range(len(ladder.rungs))],
