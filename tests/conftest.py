@@ -1,4 +1,5 @@
 import functools
+import inspect
 import json
 import logging
 import math
@@ -39,6 +40,30 @@ LONG = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def _find_builtins_once() -> None:
+    """Triton's interpreter looks through its whole language in every call of a function within a
+    kernel, for builtins still to be replaced; what to look at is found once."""
+    try:
+        from triton.runtime import interpreter
+    except ImportError:
+        return
+    is_builtin = interpreter.tl.core.is_builtin
+
+    @functools.cache
+    def names(package: Any) -> list[str]:
+        return [name for name, member in inspect.getmembers(package) if is_builtin(member)]
+
+    def patch(package: Any, *rest: Any) -> None:
+        for name in names(package):
+            if is_builtin(member := getattr(package, name)):
+                interpreter._patch_attr(package, name, member, *rest)
+
+    interpreter._patch_builtin = patch
+
+
+_find_builtins_once()
 
 
 def _poisoned(original: Callable[..., Any]) -> Callable[..., Any]:

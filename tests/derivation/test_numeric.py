@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -105,6 +107,27 @@ def test_the_bound_is_useful_for_a_short_formula() -> None:
     (value,), (bound,) = evaluate_with_bound(Program((), ops, {"f": 2}), x, {}, ["f"])
     # tanh in 3 ulp, at most 2**-52 relative each, and one product
     assert np.all(bound <= 8 * 2.0**-53 * np.abs(value) + 2.0**-1070)
+
+
+def test_a_product_of_fp32_numbers_is_known_to_be_exact() -> None:
+    program = Program(("a",), (("x",), ("param", "a"), ("mul", 0, 1)), {"f": 2})
+    x = np.array([3.4e38, -1.1, 0.1, 1e-45, -7e-46, 0.0], np.float32).astype(np.float64)
+    a = float(np.float32(0.7))
+    (value,), (bound,) = evaluate_with_bound(program, x, {"a": a}, ["f"])
+    assert np.all(bound == 0)
+    assert [Fraction(v) for v in value] == [Fraction(v) * Fraction(a) for v in x]
+    # a factor of more bits, and one whose error is not 0
+    for factor, exact_x in ((0.7, x), (a, x + 2.0**-40)):
+        _, (bound,) = evaluate_with_bound(program, exact_x, {"a": factor}, ["f"])
+        assert np.all(bound > 0)
+
+
+def test_a_table_is_bounded_by_the_growth_of_its_own_side() -> None:
+    table = replace(SQUARE, growth=((0.0,) * 4, SQUARE.growth[1]), far=((-4.0,), (0.0,)))
+    program = Program((), (("x",), ("table", 0, 0)), {"f": 1}, (table,))
+    (value,), (bound,) = evaluate_with_bound(program, np.array([-1e9, 1e9]), {}, ["f"])
+    assert value.tolist() == [-4.0, 1e18]
+    assert 0 < bound[0] < 1e-12 and 1e4 < bound[1] < 1e6
 
 
 def test_an_uncertain_comparison_covers_both_branches() -> None:

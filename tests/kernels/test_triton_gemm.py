@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -85,16 +85,16 @@ def test_operands_that_the_copy_engine_cannot_read_are_refused() -> None:
         triton_gemm.forward(act.program, x, weight, [], blocks=SMALL)
 
 
-def test_the_gpu_benchmark_runs_dry_and_prints_no_speed(tmp_path: Path) -> None:
+def test_the_gpu_benchmark_runs_dry_and_prints_no_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
     path = tmp_path / "dry.json"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), "--dry-run", "--json", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.setattr(sys, "argv", [str(script), "--dry-run", "--json", str(path)])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(script), run_name="__main__")
+    said = capsys.readouterr()
+    assert done.value.code == 0, said.err[-2000:]
     result = json.loads(path.read_text())
     assert result["correct"] and result["speeds"] == []
-    assert "does not run" not in done.stderr and "us" not in done.stdout.split()
+    assert "does not run" not in said.err and "us" not in said.out.split()

@@ -189,11 +189,18 @@ def _bounded(
     if op[0] in ("add", "sub"):
         return value, _known(ea + eb + rounding)
     if op[0] == "mul":
+        if not (np.any(ea) or np.any(eb)) and _is_fp32(a) and _is_fp32(b):
+            # 48 bits, and no exponent beyond fp64's: exact
+            return value, _known(0 * value)
         error = _times(np.abs(a), eb) + _times(np.abs(b), ea) + ea * eb
     else:
         room = np.abs(b) - eb
         error = np.where(room > 0, (ea + _times(np.abs(value), eb)) / room, np.inf)
     return value, _known(error * (1 + 8 * UNIT) + rounding + SMALLEST)
+
+
+def _is_fp32(a: Array) -> bool:
+    return bool(np.all((a.astype(np.float32) == a) | np.isnan(a)))
 
 
 def _known(error: Array) -> Array:
@@ -236,7 +243,8 @@ def _call(ops: NumpyOps, name: str, x: Array, e: Array) -> tuple[Array, Array]:
 def _table(ops: NumpyOps, table: Table, u: Array, e: Array) -> tuple[Array, Array]:
     value = ops.table(table, u)
     a = np.abs(u)
-    a2, a1, log, log1 = np.max(np.abs(np.array(table.growth)), axis=0)
+    below, above = np.abs(np.array(table.growth))
+    a2, a1, log, log1 = (np.where(u < 0, *sides) for sides in zip(below, above, strict=True))
     logarithm = np.abs(np.log(np.maximum(a, 1.0)))
     terms = a2 * a * a + a1 * a + log * logarithm + log1 * a * logarithm
     far = np.where(a >= 2.0**table.hi, terms, 0.0)
