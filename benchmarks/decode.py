@@ -3,9 +3,10 @@
     python benchmarks/decode.py --json results/sparsity/decode.json
 
 `--only gated-bf16` is one case; `--grid` is the sweep over sparsity and batch. Layers of their own
-weights in turn, at least 1 GB of them; all candidates in every round, in alternating order. A
-neuron fires by the bias of its gate, with a frequency of its own (log-normal, so that some are
-hot), independently from token to token. Nothing is timed whose output failed its bound.
+weights in turn, at least 1 GB of them (a quarter in the sweep from batch 16 on); all candidates in
+every round, in alternating order. A neuron fires by the bias of its gate, with a frequency of its
+own (log-normal, so that some are hot), independently from token to token. Nothing is timed whose
+output failed its bound.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ def case(name: str, rounds: int, read: float) -> list[dict[str, Any]]:
             "layers": count, "sparsity": 1 - active, "best_dense": best, "ceiling": top,
             "difference_eps": worst, "dense_bytes": weights,
             "bytes_per_s": weights / top / fast_s,
-            "share_of_bandwidth": weights / top / fast_s / read,
+            "bandwidth_bytes_per_s": read, "share_of_bandwidth": weights / top / fast_s / read,
+            "rounds": rounds,
         }  # fmt: skip
         for kind, values in seconds.items():
             row[f"median_s {kind}"], row[f"min_s {kind}"] = statistics.median(values), min(values)
@@ -297,13 +299,13 @@ def main() -> int:
             # each batch is kept as soon as it is measured
             for sweep in grid(name, given.batches) if given.grid else [[]]:
                 if given.json:
-                    write(given.json, name, rows, sweep, read)
+                    write(given.json, name, rows, sweep)
                 if sweep:
                     print(below(sweep), flush=True)
     return 0
 
 
-def write(path: Path, name: str, rows: list[Any], sweep: list[Any], read: float) -> None:
+def write(path: Path, name: str, rows: list[Any], sweep: list[Any]) -> None:
     """Put one case in the place of what the file holds of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(path.read_text()) if path.exists() else {}
@@ -316,7 +318,6 @@ def write(path: Path, name: str, rows: list[Any], sweep: list[Any], read: float)
     commands = dict.fromkeys([*kept.get("commands", []), command()])
     write_json(path, {
         "kind": "sparsity_decode", "commands": list(commands), "environment": environment(),
-        "bandwidth_bytes_per_s": {**kept.get("bandwidth_bytes_per_s", {}), name: read},
         "patterns": "independent tokens; each neuron fires with a log-normal rate of its own",
         "rows": old, "grid": swept, "choice": below(swept) if swept else None,
     })  # fmt: skip

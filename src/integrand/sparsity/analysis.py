@@ -154,8 +154,8 @@ def analyze(
     Args:
         model: with blocks that `feed_forwards` understands; its call takes token ids (B, T) and
             gives logits (B, T, V), or an object with `logits`.
-        data: token ids (N, T + 1): T inputs and the T tokens after them. 16,000 tokens are enough
-            for the figures to settle; a measure depends on the text (arXiv:2411.02335).
+        data: token ids (N, T + 1): T inputs and the T tokens after them. The committed results
+            read 16,384; a measure depends on the text (arXiv:2411.02335).
         separator: the token between documents of a model trained with documents apart.
         label: what the progress on stderr is called; `quiet` for none.
 

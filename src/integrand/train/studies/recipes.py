@@ -252,7 +252,7 @@ def sparsity_wide(data: str = "python-docs") -> Recipe:
         config, model=model, batch_size=8, eval_sequences=64, eval_every=150,
         lr=1e-2 * 48 / 768, activation_lr_scale=768 / 48,
     )  # fmt: skip
-    return Recipe(config, (Variant(name="ReLU2", activation="relu2"),))
+    return Recipe(config, (Variant(name="ReLU2 wide", activation="relu2"),))
 
 
 STUDIES: dict[str, Callable[[str], Plan]] = {"ladder": ladder, "smoke": smoke}
