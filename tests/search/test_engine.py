@@ -92,9 +92,11 @@ def test_kill_9_of_one_of_two_workers_loses_and_repeats_nothing(tmp_path: Path) 
     before: set[str] = set()
 
     def kill() -> None:
-        before.update(done_when(folder, recipe, running=2))
-        os.kill(victim.pid, signal.SIGKILL)
-        (tmp_path / "go").touch()
+        try:
+            before.update(done_when(folder, recipe, running=2))
+        finally:
+            os.kill(victim.pid, signal.SIGKILL)
+            (tmp_path / "go").touch()
 
     threading.Thread(target=kill).start()
     search(recipe, folder, quiet=True, beat=1)
@@ -111,20 +113,24 @@ def done_when(folder: Path, recipe: Recipe, running: int) -> set[str]:
     while not (folder / "search.db").exists():
         time.sleep(0.05)
     view, known = store(folder, recipe), {}
-    while True:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
         known |= {r.number: r for r in view.news()}
         done = {r.key for r in known.values() if r.outcome}
         if len(done) == 3 and sum(r.running for r in known.values()) == running:
             return done
         time.sleep(0.05)
+    raise AssertionError("two evaluations must be under way")
 
 
 def test_ctrl_c_leaves_a_search_that_goes_on(tmp_path: Path) -> None:
     recipe, folder = poisoned.waiting(tmp_path), tmp_path / "search"
 
     def interrupt() -> None:
-        done_when(folder, recipe, running=2)
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            done_when(folder, recipe, running=2)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt, match="goes on"):

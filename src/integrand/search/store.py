@@ -25,6 +25,7 @@ BEAT_SECONDS = 10
 STALE_BEATS = 3  # missed: the process is gone
 BUSY_SECONDS = 60
 OPENINGS = 4
+_WARNINGS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,9 @@ def _optuna() -> Any:
 
 @contextmanager
 def _unwarned(optuna: Any) -> Iterator[None]:
-    # heartbeats have been marked experimental since Optuna 2.9
-    with warnings.catch_warnings():
+    # heartbeats have been marked experimental since Optuna 2.9; filters belong to the process, and
+    # threads that restore them in another order would lose this one
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
 
