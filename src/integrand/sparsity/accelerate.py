@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from integrand.errors import Error
 from integrand.kernels.c_build import compiler
 from integrand.sparsity.break_even import Step
-from integrand.sparsity.feed_forward import feed_forwards
+from integrand.sparsity.feed_forward import understood, warn_of
 from integrand.sparsity.layout import restore
 from integrand.sparsity.plans import fixed, measured
 from integrand.sparsity.skipping import RowSkip
@@ -81,7 +81,7 @@ def accelerate(
         raise Error(f"break_even must be a share above 0 and at most 1, got {break_even}")
     if impl == "auto":
         impl = "triton" if next(model.parameters()).is_cuda else "c"
-    blocks = feed_forwards(model)
+    blocks, unknown = understood(model)
     for block in blocks:
         if isinstance(vars(block.module).get("forward"), RowSkip):
             raise Error(f"block '{block.name}' is accelerated already; call undo(model) first")
@@ -98,7 +98,8 @@ def accelerate(
             plans = measured(skips, measure_anew)
         else:
             plans = fixed(skips, break_even)
-    handle = Accelerated({}, left)
+    warn_of(unknown)
+    handle = Accelerated({}, left | unknown)
     for skip, steps in zip(skips, plans, strict=True):
         name = skip.block.name
         if steps[0].own or steps[0].most or skip.threshold is not None:
@@ -107,7 +108,7 @@ def accelerate(
             handle.blocks[name] = skip
         else:
             restore(skip.strides)
-            left[name] = "is too small: torch's dense product is as fast at batch 1"
+            handle.left[name] = "is too small: torch's dense product is as fast at batch 1"
     return handle
 
 

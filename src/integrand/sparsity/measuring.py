@@ -17,7 +17,7 @@ from integrand.models.checkpoints.places import Folder, place
 from integrand.models.checkpoints.ranges import read_json as read_config
 from integrand.sparsity.analysis import analyze
 from integrand.sparsity.aspects import decode, predictivity
-from integrand.sparsity.feed_forward import feed_forwards
+from integrand.sparsity.feed_forward import feed_forwards, understood
 from integrand.sparsity.published import is_published, load_published
 from integrand.sparsity.thresholds import fingerprint
 from integrand.spec import Spec
@@ -150,7 +150,8 @@ def _known(path: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None
 def _identity(subject: Subject) -> dict[str, Any]:
     """What a result depends on."""
     # the same weights compute something else with another activation or in another form
-    blocks = [(b.name, b.form, _declaration(b.act)) for b in feed_forwards(subject.model)]
+    found, left = understood(subject.model)
+    blocks = [*((b.name, b.form, _declaration(b.act)) for b in found), *left.items()]
     return {
         "weights": fingerprint(subject.model),
         "activation": subject.activation,
