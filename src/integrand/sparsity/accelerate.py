@@ -57,7 +57,8 @@ def accelerate(
     Without thresholds the result is the dense one but for the order of its sums. Where skipping
     does not pay (too many active neurons, a large batch: measured once, `break_even.py`) a dense
     product is computed; with gradients, in training mode, under autocast, torch.compile or hooks
-    inside a block, and for other dtypes than fp32 and bf16, the model's own code runs. Weights are
+    inside a block, and for other dtypes than fp32 and bf16, the model's own code runs. A block of
+    form `both` is left if its activation is not known to be too slow to overflow. Weights are
     laid anew, in place: same parameters, names, shapes and values, other strides. A block one of
     whose parts is replaced, wrapped or parametrised afterwards runs its own code.
 
