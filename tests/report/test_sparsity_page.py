@@ -87,7 +87,9 @@ def test_what_was_measured_is_said_of_these_models() -> None:
 def test_blocks_that_were_not_measured_are_named_where_there_are_any() -> None:
     told = model("silu", "gated", 0.6, left={"layers.0.mlp": "'act' is <strange>"})
     assert left(SUMMARY) == []
-    assert left({**SUMMARY, "models": [told]}) == ["silu without 'layers.0.mlp': 'act' is <strange>."]
+    assert left({**SUMMARY, "models": [told]}) == [
+        "silu without 'layers.0.mlp': 'act' is <strange>."
+    ]
     assert "silu without &#x27;layers.0.mlp&#x27;: &#x27;act&#x27; is &lt;strange&gt;." in page(
         {**SUMMARY, "models": [told]}
     )

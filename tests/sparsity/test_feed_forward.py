@@ -122,7 +122,9 @@ class Doubled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate(x)
-        return self.down((self.act(gate) if self.act else nn.functional.relu(gate)) * self.up(x) * 2)
+        return self.down(
+            (self.act(gate) if self.act else nn.functional.relu(gate)) * self.up(x) * 2
+        )
 
 
 @pytest.mark.parametrize(
