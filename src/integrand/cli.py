@@ -536,7 +536,7 @@ def sparsity(
         json: also write the summary as JSON.
     """
     from integrand.report import write_report
-    from integrand.report.sparsity_page import results
+    from integrand.report.sparsity_page import left, results
     from integrand.sparsity.measuring import measure
 
     if tokens < 1:
@@ -545,7 +545,7 @@ def sparsity(
         raise SpecError(f"--tokens must be at least 1, got {tokens}")
     summary = measure(model, out, data, tokens, speeds)
     _keep(json, summary)
-    print(results(summary).plain())
+    print(results(summary).plain(), *left(summary), sep="\n")
     if out is not None:
         print(write_report(out))
     return 0

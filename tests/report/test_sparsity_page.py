@@ -1,7 +1,7 @@
 import copy
 from typing import Any
 
-from integrand.report.sparsity_page import headline, page, paper, point, results, subjects
+from integrand.report.sparsity_page import headline, left, page, paper, point, results, subjects
 
 
 def model(activation: str, form: str, sparsity: float, **more: Any) -> dict[str, Any]:
@@ -82,3 +82,14 @@ def test_what_was_measured_is_said_of_these_models() -> None:
         )
     # checkpoints say nothing of their batches
     assert "not known" in subjects(SUMMARY["models"])
+
+
+def test_blocks_that_were_not_measured_are_named_where_there_are_any() -> None:
+    told = model("silu", "gated", 0.6, left={"layers.0.mlp": "'act' is <strange>"})
+    assert left(SUMMARY) == []
+    assert left({**SUMMARY, "models": [told]}) == [
+        "silu without 'layers.0.mlp': 'act' is <strange>."
+    ]
+    assert "silu without &#x27;layers.0.mlp&#x27;: &#x27;act&#x27; is &lt;strange&gt;." in page(
+        {**SUMMARY, "models": [told]}
+    )

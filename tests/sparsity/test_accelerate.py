@@ -602,3 +602,36 @@ def test_transformers_models_generate_the_same(make: Callable[[], Any], tmp_path
     assert all(torch.equal(v, before[k]) for k, v in again.state_dict().items())
     handle.undo()
     assert torch.equal(model.generate(prompt, **options), expected)
+
+
+def test_up_may_overflow_where_the_growth_of_the_activation_is_not_known() -> None:
+    def filled(activation: Any) -> nn.Module:
+        model = nn.Sequential(GatedMLP(activation, 4, 8, True, activate_up=True)).eval()
+        with torch.no_grad():
+            for name, p in model[0].named_parameters():
+                p.fill_(0.0 if "bias" in name else -1.0 if "gate" in name else 1.0)
+        return model
+
+    cubic = ig.derive(ig.Spec(name="cubic", function="x**3 if x > 0 else 0"))
+    # act(gate) = 0, and (4e13)^3 is infinite in fp32
+    model, x = filled(cubic), torch.full((1, 4), 1e13)
+    dense = copy.deepcopy(model)
+    handle = accelerate(model, break_even=1.0)
+    assert bool(run(dense, x).isnan().all()) and bool(run(model, x).isnan().all())
+    assert not handle.blocks and "growth is not known" in handle.left["0"]
+    # ReLU's is known, and so is that of its square
+    for act, value, skips in (
+        (ig.activation("relu"), 1e13, 1),
+        (ig.activation("relu2"), 1e13, 1),
+        (ig.activation("relu2"), 1e19, 0),
+    ):
+        model, x = filled(act), torch.full((1, 4), value)
+        dense = copy.deepcopy(model)
+        handle = accelerate(model, break_even=1.0)
+        assert torch.equal(run(model, x).isnan(), run(dense, x).isnan())
+        assert handle.calls()["skipping"] == skips
+    # a slope that overflows before a square would
+    model = filled(ig.activation("relu"))
+    model[0].act_fn = nn.LeakyReLU(1e20)
+    (steep,) = accelerate(model, break_even=1.0).blocks.values()
+    assert not steep.known().limit >= 0  # NaN

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -6,7 +8,7 @@ from integrand.activation import activation
 from integrand.errors import Error
 from integrand.models.decoder import Decoder, DecoderConfig
 from integrand.nn.mlp import GatedMLP
-from integrand.sparsity import FeedForward, feed_forwards
+from integrand.sparsity import FeedForward, accelerate, analyze, feed_forwards
 
 
 def decoder(gated: bool, both: bool = False, act: str = "relu") -> Decoder:
@@ -108,3 +110,48 @@ def test_a_narrow_drelu_block_is_not_taken_for_a_gated_one() -> None:
         torch.manual_seed(seed)
         block = GatedMLP(activation("relu"), 4, 5, activate_up=True)
         assert [b.form for b in feed_forwards(nn.Sequential(block))] == ["both"]
+
+
+class Doubled(nn.Module):
+    """down(2 act(gate) up), by an activation that it holds or, if `hidden`, calls."""
+
+    def __init__(self, hidden: bool) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(16, 48), nn.Linear(16, 48), nn.Linear(48, 16)
+        self.act = None if hidden else nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.gate(x)
+        return self.down(
+            (self.act(gate) if self.act else nn.functional.relu(gate)) * self.up(x) * 2
+        )
+
+
+@pytest.mark.parametrize(
+    ("hidden", "reason"), [(False, "does something else"), (True, "calls its activation inside")]
+)
+def test_a_block_that_is_left_is_told(
+    hidden: bool, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = decoder(True).eval()
+    model.model.layers[0].mlp = Doubled(hidden)
+    with caplog.at_level(logging.WARNING, "integrand"):
+        found = analyze(model, torch.arange(34).view(2, 17) % 8, quiet=True)
+        handle = accelerate(model, break_even=1.0)
+    assert [layer.name for layer in found.layers] == ["model.layers.1.mlp"] == [*handle.blocks]
+    assert found.left == handle.left == found.to_dict()["left"]
+    assert [*found.left] == ["model.layers.0.mlp"] and reason in found.left["model.layers.0.mlp"]
+    assert [reason in r.getMessage() for r in caplog.records] == [True, True]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["gate_proj", "up_proj"])
+def test_a_weight_that_is_not_finite_makes_no_block_disappear(place: str, value: float) -> None:
+    model = decoder(True)
+    with torch.no_grad():
+        model.get_submodule(f"model.layers.0.mlp.{place}").weight[3, 5] = value
+    assert [b.form for b in feed_forwards(model)] == ["gated", "gated"]
+    with torch.no_grad():
+        model.get_submodule(f"model.layers.0.mlp.{place}").weight.fill_(float("nan"))
+    # which of the forms that is cannot be told
+    assert [b.name for b in feed_forwards(model)] == ["model.layers.1.mlp"]

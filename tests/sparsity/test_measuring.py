@@ -154,6 +154,51 @@ def test_speeds_without_rows_are_refused(tmp_path: Path, rows: str) -> None:
         measure("nothing", speeds=tmp_path / "decode.json")
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"case": "plain-bf16", "sparsity": 0.5, "speedup": 0},
+        {"case": "plain-bf16", "sparsity": 0.5, "speedup": "2"},
+        {"case": "plain-bf16", "sparsity": float("nan"), "speedup": 2.0},
+    ],
+)
+def test_speeds_are_checked_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, Any]
+) -> None:
+    path = tmp_path / "decode.json"
+    path.write_text(json.dumps({"kind": "sparsity_decode", "rows": [row]}))
+    assert cli.main(["sparsity", "nothing", "--speeds", str(path)]) == 2
+    assert "must have a case, a sparsity" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["file", "file/inside"])
+def test_out_that_is_a_file_is_refused_at_once(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="out must be a folder"):
+        measure("nothing", tmp_path / out)
+
+
+def test_a_run_without_a_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(DataError, match=r"run\.json must describe a run"):
+        measure(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change", [None, {"model_type": "none-such"}, {"hidden_size": 16}, {"num_attention_heads": "x"}]
+)
+def test_a_config_that_does_not_fit_is_refused_in_a_sentence(
+    runs: Path, tmp_path: Path, change: dict[str, Any] | None
+) -> None:
+    folder = export_run(runs / "out" / "swiglu", tmp_path / "exported")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({} if change is None else config | change))
+    with pytest.raises(DataError, match="must hold a causal language model that transformers"):
+        measure(str(folder), data=str(runs / "text.jsonl"), tokens=16)
+
+
 def test_a_result_is_of_its_activation_separator_and_training_rows() -> None:
     rows, fatrelu = torch.arange(12).view(2, 6), FATReLU(0.1)
     config = DecoderConfig(

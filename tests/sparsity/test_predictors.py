@@ -194,6 +194,8 @@ def test_one_token_is_too_few_to_train_on() -> None:
         ({"method": "magic"}, "trained or svd"),
         ({"recall": 0.0}, "recall must be"),
         ({"size": 0.001}, "no rank left"),
+        ({"rank": 0}, "at least 1, .* got 0"),
+        ({"rank": -1}, "at least 1, .* got -1"),
     ],
 )
 def test_refusals(given: dict[str, Any], match: str) -> None:

@@ -111,6 +111,12 @@ def test_prosparse(tmp_path: Path) -> None:
     other = _write(tmp_path / "other", model.state_dict(), model_type="sparsellama", hidden_act="x")
     with pytest.raises(DataError, match="gated by fatrelu"):
         load_published(other)
+    text = _write(tmp_path / "text", model.state_dict(), **config | {"hidden_act_param": "abc"})
+    with pytest.raises(DataError, match="hidden_act_param of text must be a number, got 'abc'"):
+        load_published(text)
+    sizes = _write(tmp_path / "sizes", model.state_dict(), **config | {"vocab_size": "many"})
+    with pytest.raises(DataError, match="must hold the sizes of a Llama"):
+        load_published(sizes)
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -207,6 +207,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "weights")
     with pytest.raises(DataError, match="got the metadata"):
         load_thresholds(tmp_path / "weights", model)
+    metadata = {"format": "integrand thresholds 1", "method": "cats", "model": ""}
+    save_file({"a": torch.ones(1)}, tmp_path / "text", metadata | {"target": "abc"})
+    with pytest.raises(DataError, match="must hold a number as target, got 'abc'"):
+        load_thresholds(tmp_path / "text", model)
 
 
 def test_a_histogram_quantile_has_the_share_below_it() -> None:

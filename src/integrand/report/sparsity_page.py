@@ -137,7 +137,20 @@ def headline(summary: Data) -> list[str]:
 
 def _results(summary: Data) -> str:
     return f"""<p>{subjects(summary["models"])} Sparsities are those at a cost of 1 % of a model's
-own perplexity.</p>{results(summary).html()}"""
+own perplexity.</p>{results(summary).html()}{_left(summary)}"""
+
+
+def left(summary: Data) -> list[str]:
+    """A sentence for each block that was not understood and so not measured."""
+    return [
+        f"{m['name']} without '{name}': {reason}."
+        for m in summary["models"]
+        for name, reason in m.get("left", {}).items()
+    ]
+
+
+def _left(summary: Data) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in left(summary))
 
 
 def subjects(models: Sequence[Data]) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from integrand.errors import Error
 from integrand.kernels.c_build import compiler
 from integrand.sparsity.break_even import Step
-from integrand.sparsity.feed_forward import feed_forwards
+from integrand.sparsity.feed_forward import understood, warn_of
 from integrand.sparsity.layout import restore
 from integrand.sparsity.plans import fixed, measured
 from integrand.sparsity.skipping import RowSkip
@@ -57,7 +57,8 @@ def accelerate(
     Without thresholds the result is the dense one but for the order of its sums. Where skipping
     does not pay (too many active neurons, a large batch: measured once, `break_even.py`) a dense
     product is computed; with gradients, in training mode, under autocast, torch.compile or hooks
-    inside a block, and for other dtypes than fp32 and bf16, the model's own code runs. Weights are
+    inside a block, and for other dtypes than fp32 and bf16, the model's own code runs. A block of
+    form `both` is left if its activation is not known to be too slow to overflow. Weights are
     laid anew, in place: same parameters, names, shapes and values, other strides. A block one of
     whose parts is replaced, wrapped or parametrised afterwards runs its own code.
 
@@ -81,7 +82,7 @@ def accelerate(
         raise Error(f"break_even must be a share above 0 and at most 1, got {break_even}")
     if impl == "auto":
         impl = "triton" if next(model.parameters()).is_cuda else "c"
-    blocks = feed_forwards(model)
+    blocks, unknown = understood(model)
     for block in blocks:
         if isinstance(vars(block.module).get("forward"), RowSkip):
             raise Error(f"block '{block.name}' is accelerated already; call undo(model) first")
@@ -98,7 +99,8 @@ def accelerate(
             plans = measured(skips, measure_anew)
         else:
             plans = fixed(skips, break_even)
-    handle = Accelerated({}, left)
+    warn_of(unknown)
+    handle = Accelerated({}, left | unknown)
     for skip, steps in zip(skips, plans, strict=True):
         name = skip.block.name
         if steps[0].own or steps[0].most or skip.threshold is not None:
@@ -107,7 +109,7 @@ def accelerate(
             handle.blocks[name] = skip
         else:
             restore(skip.strides)
-            left[name] = "is too small: torch's dense product is as fast at batch 1"
+            handle.left[name] = "is too small: torch's dense product is as fast at batch 1"
     return handle
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from integrand.sparsity.activity import Activity, Counts
 from integrand.sparsity.cett import Curve, curve
-from integrand.sparsity.feed_forward import FeedForward, Form, feed_forwards
+from integrand.sparsity.feed_forward import FeedForward, Form, understood, warn_of
 from integrand.sparsity.frozen import frozen
 from integrand.sparsity.masking import Rule, at_most, down_norms, leaving_out, smallest
 from integrand.sparsity.passes import mean_loss, token_rows, watching
@@ -94,6 +94,8 @@ class Analysis:
     loss: float  # nats per token, dense
     operating: Operating
     points: tuple[Point, ...]  # perplexity against sparsity; the search's own among them
+    # the reason for each block that is not understood, and so not measured, by name
+    left: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -133,6 +135,7 @@ class Analysis:
             "decode_speedup": None,
             "points": [dataclasses.asdict(p) for p in self.points],
             "layers": rows,
+            "left": dict(self.left),
         }
 
 
@@ -164,9 +167,11 @@ def analyze(
         Error: no block, no weights, or activations that are not finite.
     """
     with frozen(model):
-        blocks = feed_forwards(model)
+        blocks, left = understood(model)
         rows = token_rows(data, model)
-        return _Measurement(model, blocks, rows, separator, label, quiet).run()
+        warn_of(left)
+        found = _Measurement(model, blocks, rows, separator, label, quiet).run()
+        return dataclasses.replace(found, left=left)
 
 
 class _Measurement:

@@ -154,6 +154,6 @@ def _between(read: float, table: Sequence[Mapping[str, Any]]) -> float | None:
         points.append((1.0, 1.0))
     for (a, s), (b, t) in pairwise(points):
         if read <= b:
-            share = max(0.0, read - a) / (b - a)
+            share = max(0.0, read - a) / (b - a) if b > a else 0.0  # measured twice
             return 1 / (s + share * (t - s))
     return 1.0

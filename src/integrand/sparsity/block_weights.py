@@ -61,7 +61,7 @@ def look(block: FeedForward, found: list[Tensor], impl: str) -> Weights:
     whole = all(t.is_contiguous() for t in found if t.ndim == 1)
     if kinds or not whole or not _fits(dtype, device, impl):
         return Weights(key(found), None, up, down, math.nan, None)
-    return Weights(key(found), gate, up, down, _limit(block.form, up, down, impl), dtype)
+    return Weights(key(found), gate, up, down, _limit(block, up, down, impl), dtype)
 
 
 def _fits(dtype: torch.dtype, device: torch.device, impl: str) -> bool:
@@ -70,7 +70,7 @@ def _fits(dtype: torch.dtype, device: torch.device, impl: str) -> bool:
     return dtype in row_skip.DTYPES and device.type == "cpu"
 
 
-def _limit(form: str, up: Matrix, down: Matrix, impl: str) -> float:
+def _limit(block: FeedForward, up: Matrix, down: Matrix, impl: str) -> float:
     """The largest |x| for which 0 times what a skipped row gives is 0; NaN where there is none.
 
     |up x + b| <= |x| max_i ||up_i||_1 + |b|. A plain block computes all its rows up.
@@ -78,11 +78,15 @@ def _limit(form: str, up: Matrix, down: Matrix, impl: str) -> float:
     norm = row_skip.norm if impl == "c" else _norm
     if not math.isfinite(norm(down.weight.t())):
         return math.nan
-    if form == "plain":
+    if block.form == "plain":
         return math.inf
     top = torch.finfo(up.weight.dtype).max / 2
-    # dReLU has act(up x) there; no activation grows faster than a square
-    top = math.sqrt(top) if form == "both" else top
+    if block.form == "both":
+        # dReLU has act(up x) there, largest at an end and no faster than a square (`vetting`)
+        top = math.sqrt(top)
+        with torch.no_grad():
+            if not bool(block.act(torch.tensor([-top, top]).to(up.weight)).isfinite().all()):
+                return math.nan
     most = 0.0 if up.bias is None else float(up.bias.abs().max())
     largest = norm(up.weight)
     return (top - most) / largest if largest else math.inf

@@ -5,7 +5,8 @@ Dimensions: D d_model, H d_hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -20,6 +21,7 @@ from integrand.sparsity.frozen import frozen
 Form = Literal["plain", "gated", "both"]
 # random tokens that tell the forms apart: act(up) and up differ at half of them
 ROWS = 32
+log = logging.getLogger("integrand")
 
 
 class Matrix(NamedTuple):
@@ -80,28 +82,47 @@ def feed_forwards(model: nn.Module) -> list[FeedForward]:
     Raises:
         Error: there is none, with the reason of the first candidate.
     """
-    found, reasons = [], []
-    for candidate in survey(model).candidates:
-        block = _understood(candidate)
+    return understood(model)[0]
+
+
+def understood(model: nn.Module) -> tuple[list[FeedForward], dict[str, str]]:
+    """The blocks of `feed_forwards`, and the reason for each one that is left, by its name."""
+    found, left = [], {}
+    known = survey(model)
+    for candidate in known.candidates:
+        block = _block_of(candidate)
         if isinstance(block, FeedForward):
             found.append(block)
         else:
-            reasons.append(f"'{candidate.name}' {block}")
+            place = candidate.name.rpartition(".")[0]
+            left.setdefault(place, f"'{candidate.name}' {block}")
+    for name in known.hidden:
+        left[name.strip("'")] = "calls its activation inside forward, where nobody can see it"
+    for block in found:
+        left.pop(block.name, None)
     if not found:
-        reason = reasons[0] if reasons else "no activation is an attribute or a child of a module"
+        reason = next(iter(left.values()), "no activation is an attribute or a child of a module")
         raise Error(
             "sparsity needs feed-forward blocks act(up x) or act(gate x) * (up x) with a linear map"
             f" back, got none: {reason}"
         )
-    return found
+    return found, left
 
 
-def _understood(candidate: Candidate) -> FeedForward | str:
+def warn_of(left: Mapping[str, str]) -> None:
+    """One line of log about the blocks that are not understood."""
+    if left:
+        name, reason = next(iter(left.items()))
+        log.warning("%d blocks are left out, such as '%s': %s", len(left), name, reason)
+
+
+def _block_of(candidate: Candidate) -> FeedForward | str:
     """The block around an activation, or why it is not one that is understood."""
     parent = candidate.parent
     maps = [parent.get_submodule(m.name) for m in linear_maps(parent) if not m.stacked]
     if candidate.block is None or len(maps) not in (2, 3):
-        return candidate.reason or "is not in a block with its own two or three linear maps"
+        reason = candidate.reason or "not in a block with its own two or three linear maps"
+        return f"is left: {reason}"
     if any(_is_strange(m) for m in maps):
         return "is in a block whose linear maps hold no matrix of floats"
     *inner, down = maps
@@ -114,11 +135,21 @@ def _understood(candidate: Candidate) -> FeedForward | str:
             values = list(values[0].chunk(2, dim=-1))
         with torch.no_grad():
             expected = _hidden(form, act, tuple(values))
-        # the block may fuse its product: one rounding less
-        spread = 4 * torch.finfo(entered.dtype).eps * expected.abs().max()
-        if expected.shape == entered.shape and bool((expected - entered).abs().max() <= spread):
+        if _same(expected, entered):
             return FeedForward(name, parent, form, act, tuple(order), down)
     return "is in a block that does something else between its linear maps"
+
+
+def _same(expected: Tensor, entered: Tensor) -> bool:
+    """Whether the values are equal, NaN where NaN is; without a finite one nothing is known."""
+    finite = expected.isfinite()
+    if expected.shape != entered.shape or not bool(finite.any()):
+        return False
+    # the block may fuse its product: one rounding less
+    spread = 4 * torch.finfo(entered.dtype).eps * expected[finite].abs().max()
+    near = (expected - entered).abs() <= spread
+    alike = (expected == entered) | (expected.isnan() & entered.isnan())
+    return bool((near | alike).all())
 
 
 def _hypotheses(kind: str, inner: list[nn.Module]) -> Iterator[tuple[Form, tuple[nn.Module, ...]]]:

@@ -69,6 +69,8 @@ def fit(
         raise Error(f"method must be trained or svd, got {method!r}")
     if not (0 < recall <= 1 and size > 0):
         raise Error(f"recall must be above 0, at most 1, and size above 0, got {recall}, {size}")
+    if rank is not None and rank < 1:
+        raise Error(f"rank must be at least 1, or None to follow from size, got {rank}")
     rows = token_rows(data, model)
     if method == "trained" and rows[:, 1:].numel() < 2:
         raise DataError(

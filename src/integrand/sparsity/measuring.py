@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from integrand.models.checkpoints.places import Folder, place
 from integrand.models.checkpoints.ranges import read_json as read_config
 from integrand.sparsity.analysis import analyze
 from integrand.sparsity.aspects import decode, predictivity
-from integrand.sparsity.feed_forward import feed_forwards
+from integrand.sparsity.feed_forward import feed_forwards, understood
 from integrand.sparsity.published import is_published, load_published
 from integrand.sparsity.thresholds import fingerprint
 from integrand.spec import Spec
@@ -72,6 +73,10 @@ def measure(
     Raises:
         DataError: no such model, or no text.
     """
+    if out is not None and (there := [p for p in (out, *out.parents) if p.is_file()]):
+        raise DataError(
+            f"out must be a folder, got {out}, where {there[0]} is a file; name another"
+        )
     rows, table = [], _table(speeds)
     for subject in _subjects(where, data, tokens):
         kept = out / f"{subject.name}.json" if out is not None else None
@@ -122,7 +127,18 @@ def _table(speeds: Path | None) -> list[dict[str, Any]]:
             f"{speeds} must hold a list of rows, got {type(rows).__name__}; run "
             "benchmarks/decode.py --json again"
         )
+    if wrong := [row for row in rows if not _is_speed(row)]:
+        raise DataError(
+            f"each row of {speeds} must have a case, a sparsity from 0 to 1 and a speedup above 0, "
+            f"got {str(wrong[0])[:80]}; run benchmarks/decode.py --json again"
+        )
     return rows
+
+
+def _is_speed(row: dict[str, Any]) -> bool:
+    sparsity, speed = row.get("sparsity"), row.get("speedup")
+    numbers = all(type(v) in (int, float) for v in (sparsity, speed))
+    return numbers and isinstance(row.get("case"), str) and 0 <= sparsity <= 1 and 0 < speed < inf
 
 
 def _digest(table: list[dict[str, Any]]) -> str:
@@ -150,7 +166,8 @@ def _known(path: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None
 def _identity(subject: Subject) -> dict[str, Any]:
     """What a result depends on."""
     # the same weights compute something else with another activation or in another form
-    blocks = [(b.name, b.form, _declaration(b.act)) for b in feed_forwards(subject.model)]
+    found, left = understood(subject.model)
+    blocks = [*((b.name, b.form, _declaration(b.act)) for b in found), *left.items()]
     return {
         "weights": fingerprint(subject.model),
         "activation": subject.activation,
@@ -193,10 +210,10 @@ def _subjects(where: str, data: str | None, tokens: int) -> Iterator[Subject]:
 
 
 def _run(folder: Path, data: str | None, tokens: int) -> Subject:
-    config = TrainConfig.from_dict(read_json(folder / IDENTITY)["config"])
     if not (folder / WEIGHTS).exists():
         raise DataError(f"{folder} must hold a finished run, got no {WEIGHTS}; train it to its end")
-    model = load_run(folder)
+    model = load_run(folder)  # checks what run.json holds
+    config = TrainConfig.from_dict(read_json(folder / IDENTITY)["config"])
     count = max(1, tokens // config.context)
     if data is None:
         known = prepare(config.data)
@@ -232,7 +249,8 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
         )
     published = is_published(folder)
     model = load_published(folder, name) if published else _transformers(folder)
-    context = min(CONTEXT, config.get("max_position_embeddings") or CONTEXT)
+    most = config.get("max_position_embeddings")
+    context = min(CONTEXT, most) if isinstance(most, int) and most > 0 else CONTEXT
     rows, _ = _encoded(data, folder / TOKENIZER, context, max(1, tokens // context))
     act = config.get("hidden_act") or config.get("activation_function") or "unknown"
     if published:  # what config says is not what they compute
@@ -265,7 +283,14 @@ def _transformers(folder: Path) -> nn.Module:
         raise DataError(
             f"loading {folder} needs transformers; pip install 'integrand[demo]'"
         ) from None
-    model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # a config can be wrong in as many ways as there are models
+        said = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{folder} must hold a causal language model that transformers loads, got "
+            f"{type(error).__name__}: {said}; compare its config.json with the one it came with"
+        ) from None
     # transformers draws at random what is not there, and would have it measured
     if missing := sorted(told["missing_keys"]):
         raise DataError(

@@ -19,7 +19,7 @@ from integrand.sparsity.feed_forward import FeedForward, feed_forwards
 from integrand.sparsity.frozen import frozen
 from integrand.sparsity.masking import Rule, leaving_out
 from integrand.sparsity.passes import mean_loss, token_rows, watching
-from integrand.sparsity.thresholds import fingerprint, read_tensors, small
+from integrand.sparsity.thresholds import fingerprint, number, read_tensors, small
 
 FORMAT = "integrand predictors 1"
 MOST = 0.01  # of perplexity, that `enabled` lets a predictor cost
@@ -88,7 +88,7 @@ def load_predictors(path: Path | str, model: nn.Module) -> Predictors:
     except KeyError as error:
         raise DataError(f"{path} lacks the tensor {error}; fit the predictors anew") from None
     found = Predictors(
-        metadata["method"], float(metadata["recall"]), metadata["model"], blocks, active
+        metadata["method"], number(path, metadata, "recall"), metadata["model"], blocks, active
     )
     _check(found, model)
     return found

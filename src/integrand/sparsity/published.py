@@ -98,7 +98,12 @@ def blocks_of(
             )
         return Blocks(gated, False, activation("relu"))
     if kind == "sparsellama":
-        level = float(config.get("hidden_act_param") or 0)
+        level = config.get("hidden_act_param") or 0
+        if isinstance(level, bool) or not isinstance(level, int | float):
+            raise DataError(
+                f"hidden_act_param of {title} must be a number, got {level!r}; fetch its "
+                "config.json again"
+            )
         if config.get("hidden_act") != "fatrelu" or not gated:
             raise DataError(
                 f"{title} must be gated by fatrelu, as ProSparse's checkpoints are, got "
@@ -151,7 +156,13 @@ def load_published(folder: Path | str, title: str | None = None, act: str | None
     blocks = blocks_of(config, tensors, title, act)
     if not blocks.gated:
         tensors = {k.replace("gate_proj.", "up_proj."): v for k, v in tensors.items()}
-    model = Decoder(_shape(config, blocks), blocks.activation)
+    try:
+        model = Decoder(_shape(config, blocks), blocks.activation)
+    except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise DataError(
+            f"the config.json of {title} must hold the sizes of a Llama, got "
+            f"{type(error).__name__}: {error}; fetch it again"
+        ) from None
     wanted = model.state_dict()
     if left := sorted(tensors.keys() - wanted.keys()):
         raise DataError(

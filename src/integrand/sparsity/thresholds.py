@@ -60,7 +60,8 @@ def load_thresholds(path: Path | str, model: nn.Module) -> Thresholds:
         DataError: no such file, another format, another model, or values out of range.
     """
     metadata, values = read_tensors(path, FORMAT, ("method", "target", "model"))
-    found = Thresholds(metadata["method"], float(metadata["target"]), metadata["model"], values)
+    target = number(path, metadata, "target")
+    found = Thresholds(metadata["method"], target, metadata["model"], values)
     _check(found, model)
     return found
 
@@ -87,6 +88,16 @@ def read_tensors(
             "it anew"
         )
     return metadata, tensors
+
+
+def number(path: Path | str, metadata: Mapping[str, str], key: str) -> float:
+    """A value of the metadata as a number. Raises `DataError` where it is none."""
+    try:
+        return float(metadata[key])
+    except ValueError:
+        raise DataError(
+            f"{path} must hold a number as {key}, got {metadata[key]!r}; make it anew"
+        ) from None
 
 
 def _check(thresholds: Thresholds, model: nn.Module) -> None:

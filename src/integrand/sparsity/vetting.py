@@ -10,11 +10,15 @@ from torch import Tensor, nn
 
 from integrand.errors import DataError
 from integrand.kernels.triton import available
+from integrand.models.swap_calls import ACTIVATION_CALLS
+from integrand.nn.jump import FATReLULayer
+from integrand.nn.pointwise import Pointwise
 from integrand.sparsity import row_skip, triton_skip
 from integrand.sparsity.block_weights import is_plain
 from integrand.sparsity.feed_forward import FeedForward
 from integrand.sparsity.frozen import frozen
 from integrand.sparsity.thresholds import fingerprint
+from integrand.spec import names, row
 
 
 def why_not(block: FeedForward, impl: str) -> str:
@@ -35,7 +39,26 @@ def why_not(block: FeedForward, impl: str) -> str:
     reasons = {available(d) if impl == "triton" else _not_cpu(d) for d in devices}
     if len(devices) > 1 or reasons != {None}:
         return next(filter(None, reasons), "is spread over devices")
+    if block.form == "both" and not _grows_slowly(block.act):
+        return "has act(up x) with an activation whose growth is not known: it might overflow"
     return _does_more(block)
+
+
+def _grows_slowly(act: Any) -> bool:
+    """Whether act is the catalogue's, torch's or transformers', whose |act| is largest at an end.
+
+    None of those grows faster than a square; values held as tensors could, and change unseen.
+    """
+    if isinstance(act, nn.Module) and act.state_dict():
+        return False
+    if isinstance(act, Pointwise):
+        name = act.spec.name
+        return name in names() and row(name).spec.sha256 == act.spec.sha256
+    if isinstance(act, nn.Module):
+        known = ("torch.nn.modules.activation", "transformers.activations")
+        return type(act) is FATReLULayer or type(act).__module__ in known
+    of_torch = getattr(act, "__module__", None) in ("torch.nn.functional", "torch._C._nn", None)
+    return of_torch and getattr(act, "__name__", "") in ACTIVATION_CALLS
 
 
 def _does_more(block: FeedForward) -> str:
