@@ -200,7 +200,7 @@ def test_a_result_is_of_its_activation_separator_and_training_rows() -> None:
 def test_a_share_counts_every_linear_map_once_a_token() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    # its blocks' maps are Conv1D; 2 (3 + 1) 16² in attention, 2 * 2 * 16 * 64 in the blocks, the head
+    # its maps are Conv1D: 2 (3 + 1) 16² in attention, 4 · 16 · 64 in the blocks, and the head
     config = GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=2, n_head=2)
     assert measuring._share(GPT2LMHeadModel(config)) == 4096 / (2048 + 4096 + 512)
     shape = {"vocab_size": 40, "d_model": 16, "d_hidden": 48, "layers": 1, "heads": 2}
