@@ -54,6 +54,21 @@ def test_a_line_of_the_paper_without_a_measurement_is_not_claimed() -> None:
     assert "no measured point between 85 and 95 %" in paper(far).plain()
 
 
+def test_the_point_nearest_to_90_percent_is_the_papers_line() -> None:
+    near = [(0.87, 0.01), (0.895, -0.002), (0.895, -0.002), (0.93, 0.03)]
+    points = [{"by": "cett", "value": s, "sparsity": s, "rise": rise} for s, rise in near]
+    text = paper({**SUMMARY, "models": [model("relu2", "plain", 0.9, points=points)]}).plain()
+    assert "perplexity −0.20 % at 89.5 %\n" in text
+
+
+def test_what_too_few_tokens_cannot_say_is_a_dash() -> None:
+    few = {"reuse": None, "coactivation_gap": None, "coactivation_lift": None}
+    short = {**SUMMARY, "models": [model("relu2", "plain", 0.9, **few)]}
+    assert [c.text for c in results(short).rows[0]][9:12] == ["–"] * 3
+    said = " ".join(headline(short)) + page(short)
+    assert "nan" not in said and "Reuse:" not in said and "I/O" not in said
+
+
 def test_a_point_is_taken_only_near_its_value() -> None:
     assert point(SUMMARY["models"][0], "cett", 0.21)["value"] == 0.2
     assert point(SUMMARY["models"][0], "cett", 0.3) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import tracemalloc
@@ -68,7 +69,7 @@ def test_the_operating_point_costs_one_percent(trained: Decoder) -> None:
 
     at = found.operating
     assert abs(rise(at.cett) - at.rise) < 1e-4
-    assert rise(at.cett) <= RISE + 1e-4 < rise(at.cett + TOLERANCE) + 2e-4
+    assert rise(at.cett) <= RISE + 1e-4 < rise(at.cett + 1e-3) + 2e-4
     assert 0 < at.sparsity < 1 and abs(at.sparsity - at.sparsity_in_use) < 0.1
     assert len([p for p in found.points if p.by == "cett" and p.tokens == found.tokens]) < 12
 
@@ -140,6 +141,17 @@ def test_activity_against_its_definitions() -> None:
     per = flat.sum(0).sort(descending=True).values
     fewest = next(k for k in range(1, 13) if per[:k].sum() >= 0.8 * per.sum())
     assert found.hot == fewest / 12 and found.dead == float((per == 0).double().mean()) > 0
+
+
+def test_a_layer_with_too_few_tokens_has_no_weight() -> None:
+    model = _decoder()
+    found = analyze(model, _text(8), quiet=True)
+    first, second = found.layers
+    few = dataclasses.replace(second.activity, coactivation_gap=math.nan)
+    second = dataclasses.replace(second, activity=few)
+    mixed = dataclasses.replace(found, layers=(first, second)).to_dict()
+    assert mixed["coactivation_gap"] == first.activity.coactivation_gap
+    assert dataclasses.replace(found, layers=(second,)).to_dict()["coactivation_gap"] is None
 
 
 def test_no_neuron_active() -> None:

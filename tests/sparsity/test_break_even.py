@@ -48,6 +48,19 @@ def test_torchs_dense_path_is_taken_where_it_is_faster(monkeypatch: pytest.Monke
     assert all(not s.own and abs(s.most - 175) <= 1 for s in plan(("torch",), H, timed))
 
 
+def test_the_line_is_drawn_to_where_most_neurons_are_active(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed, _ = machine(5e-3, 4e-3, 1e-3, 2e-6, monkeypatch)
+
+    def kinked(batch: int, n: int | None) -> Callable[[], object]:
+        # beyond one half a neuron costs five times as much
+        return timed(batch, n + 4 * (n - H // 2) if n is not None and H // 2 < n < H else n)
+
+    # 1.124 ms at 62, 5.75 ms at 875: 0.92 * 4 ms is met at 511, and by the first half at 999
+    assert all(abs(s.most - 511) <= 1 for s in plan(("kinked",), H, kinked))
+
+
 def test_nothing_is_skipped_where_skipping_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     timed, _ = machine(1e-3, 2e-3, 9e-4, 4e-6, monkeypatch)
     assert plan(("never",), H, timed) == tuple(Step(b, False, 0) for b in BATCHES)

@@ -84,8 +84,32 @@ def test_a_folder_of_runs_is_measured_once(
     (tmp_path / "found" / "swiglu.json").write_text("{")
     measure(str(runs / "out"), tmp_path / "found", tokens=320)
     assert calls == ["analysis of swiglu"]
-    measure(str(runs / "out" / "relu2"), tmp_path / "found", tokens=160)
+    # decode speeds are read off anew wherever their table has changed; what else lies there stays
+    (tmp_path / "found" / "decode.json").write_text(json.dumps(_speeds(2.0)))
+    relu2, speeds = str(runs / "out" / "relu2"), tmp_path / "found" / "decode.json"
+    first = measure(relu2, tmp_path / "found", tokens=160, speeds=speeds)
     assert calls == ["analysis of swiglu", "analysis of relu2"]
+    assert [m["name"] for m in first["models"]] == ["relu2", "swiglu"]
+    assert first["models"][1] == json.loads((tmp_path / "found" / "swiglu.json").read_text())
+    one = json.loads((tmp_path / "found" / "relu2.json").read_text())
+    speeds.write_text(json.dumps(_speeds(4.0)))
+    second = measure(relu2, tmp_path / "found", tokens=160, speeds=speeds)
+    two = second["models"][0]
+    assert len(calls) == 2 and 1 < one["decode_speedup"] < two["decode_speedup"]
+    assert two == {**one, "decode_speedup": two["decode_speedup"]}
+    # without a table it stays
+    assert measure(relu2, tmp_path / "found", tokens=160)["models"][0] == two and len(calls) == 2
+    # a version before this one held other figures
+    old = {**two, "name": "old", "identity": {**two["identity"], "format": 2}}
+    (tmp_path / "found" / "old.json").write_text(json.dumps(old))
+    assert len(measure(relu2, tmp_path / "found", tokens=160)["models"]) == 2
+
+
+def _speeds(fastest: float) -> dict[str, Any]:
+    rows = [
+        {"case": "plain-bf16", "sparsity": s, "speedup": v} for s, v in ((0, 1), (0.9, fastest))
+    ]
+    return {"kind": "sparsity_decode", "rows": rows}
 
 
 def test_an_exported_folder_says_what_its_run_says(runs: Path, tmp_path: Path) -> None:
@@ -124,6 +148,8 @@ def test_a_path_with_an_at_is_whole_and_names_its_result(runs: Path, tmp_path: P
         measure(str(folder))
     text = str(runs / "text.jsonl")
     (row,) = measure(str(folder), tmp_path / "found", data=text, tokens=16)["models"]
+    # no neuron of any layer is active for the 32 tokens that co-activation asks for
+    assert row["coactivation_gap"] is None and row["coactivation_lift"] is None
     assert row["name"] == "export@home" and row["batches_sha256"] is None
     assert (tmp_path / "found" / "export@home.json").exists()
 
@@ -214,6 +240,17 @@ def test_a_result_is_of_its_activation_separator_and_training_rows() -> None:
     found = [measuring._identity(s) for s in subjects]
     assert all(a != b for i, a in enumerate(found) for b in found[:i])
     assert measuring._identity(subject()) == found[0]
+
+
+def test_a_share_counts_every_linear_map_once_a_token() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    # its maps are Conv1D: 2 (3 + 1) 16² in attention, 4 · 16 · 64 in the blocks, and the head
+    config = GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=2, n_head=2)
+    assert measuring._share(GPT2LMHeadModel(config)) == 4096 / (2048 + 4096 + 512)
+    shape = {"vocab_size": 40, "d_model": 16, "d_hidden": 48, "layers": 1, "heads": 2}
+    gated = Decoder(DecoderConfig(**shape, kv_heads=2, gated=True), activation("silu"))
+    assert measuring._share(gated) == 2304 / (1024 + 2304 + 640)
 
 
 def test_bad_input_has_status_2(capsys: pytest.CaptureFixture[str]) -> None:

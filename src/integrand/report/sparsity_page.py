@@ -212,14 +212,12 @@ def _lines(models: Sequence[Data]) -> list[tuple[str, str]]:
         lines.append(("CETT up to 0.2 leaves performance nearly unchanged", f"perplexity: {costs}"))
     if relu2 := by_name.get("ReLU²"):
         near = [p for p in relu2["points"] if p["by"] == "cett" and 0.85 <= p["sparsity"] <= 0.95]
-        said = ", ".join(
-            f"{100 * p['rise']:+.2f} % at {percent(p['sparsity'])}"
-            for p in sorted(near, key=lambda p: p["sparsity"])
-        ).replace("-", "−")
-        lines.append(
-            ("ReLU² loses less than 0.1 % near 90 % sparsity",
-             f"perplexity {said}" if said else "no measured point between 85 and 95 %")
-        )  # fmt: skip
+        said = "no measured point between 85 and 95 %"
+        if near:
+            p = min(near, key=lambda p: abs(p["sparsity"] - 0.9))
+            rise = f"{100 * p['rise']:+.2f} %".replace("-", "−")
+            said = f"perplexity {rise} at {percent(p['sparsity'])}"
+        lines.append(("ReLU² loses less than 0.1 % near 90 % sparsity", said))
     best = max(models, key=lambda m: m["cett_ppl_1"])
     if "ffn_share" in best:
         saved = max((m["cett_ppl_1"] * m["ffn_share"], title(m)) for m in models)
@@ -228,12 +226,14 @@ def _lines(models: Sequence[Data]) -> list[tuple[str, str]]:
              f"{percent(saved[0])} of the model's multiplications with {saved[1]}, were every "
              "inactive neuron known beforehand")
         )  # fmt: skip
-    io = max((1 - (1 - m["cett_ppl_1"]) * (1 - m["reuse"]), title(m)) for m in models)
-    lines.append(
-        ("92 % less I/O in the feed-forward block",
-         f"{percent(io[0])} with {io[1]}: the share of neurons that a token neither leaves out nor "
-         "shares with the token before")
-    )  # fmt: skip
+    followed = [m for m in models if m["reuse"] is not None]
+    if followed:
+        io = max((1 - (1 - m["cett_ppl_1"]) * (1 - m["reuse"]), title(m)) for m in followed)
+        lines.append(
+            ("92 % less I/O in the feed-forward block",
+             f"{percent(io[0])} with {io[1]}: the share of neurons that a token neither leaves out "
+             "nor shares with the token before")
+        )  # fmt: skip
     if found := [m for m in models if m.get("predictor")]:
         said = "; ".join(
             f"{title(m)} {percent(m['predictor_recall'])} of the active found, "

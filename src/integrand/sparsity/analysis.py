@@ -102,9 +102,11 @@ class Analysis:
         return math.exp(self.loss)
 
     def mean(self, of: Callable[[Layer], float]) -> float:
-        """Over all neurons: layers weigh by their width."""
-        widths = [layer.d_hidden for layer in self.layers]
-        return sum(w * of(x) for w, x in zip(widths, self.layers, strict=True)) / sum(widths)
+        """Over all neurons: layers weigh by their width; NaN, of too few tokens, has no weight."""
+        found = [(x.d_hidden, of(x)) for x in self.layers]
+        found = [(width, value) for width, value in found if not math.isnan(value)]
+        total = sum(width for width, _ in found)
+        return sum(width * value for width, value in found) / total if found else math.nan
 
     def thresholds(self, cett: float) -> list[float]:
         """One threshold for each block, for `masking`: the layers' own for this CETT."""
@@ -119,6 +121,7 @@ class Analysis:
             row["curve"] = _sample(row.pop("curve"))
             rows.append(row)
         own = {n: self.mean(lambda x, n=n: getattr(x.activity, n)) for n in Activity.__slots__}
+        own = {n: None if math.isnan(value) else value for n, value in own.items()}
         return {
             "loss": self.loss,
             "perplexity": self.perplexity,

@@ -18,7 +18,9 @@ from integrand.sparsity.analysis import RISE, Analysis, largest_within
 from integrand.sparsity.calibration import calibrate
 from integrand.sparsity.feed_forward import FeedForward, feed_forwards
 from integrand.sparsity.fitting import fit
+from integrand.sparsity.frozen import frozen
 from integrand.sparsity.masking import down_norms
+from integrand.sparsity.passes import mean_loss
 from integrand.sparsity.predictors import assess
 from integrand.sparsity.thresholds import (
     Gate,
@@ -85,15 +87,13 @@ def decode(
     model: nn.Module,
     rows: Tensor,
     analysis: Analysis,
-    table: Sequence[Mapping[str, Any]],
     separator: int | None = None,
-) -> dict[str, Any]:
-    """What this model's sparsity is worth in a block that decodes at batch 1 from memory.
+) -> dict[str, float]:
+    """What decoding has to read, of the rows of weights in a block, at a cost of 1 % of perplexity.
 
     Skipping looks at the activation alone: in a plain block at h, thresholded as at CETT-PPL-1 %;
     in a gated one at act(gate), whose per-channel thresholds (CHESS) are raised until they cost 1 %
-    of perplexity. `table` are the rows of a measurement of decoding (`benchmarks/decode.py`); the
-    speed is read off between its rows, by the share of weights that are read.
+    of perplexity.
     """
     form = analysis.layers[0].form
     if form == "plain":
@@ -109,19 +109,25 @@ def decode(
 
         target = largest_within(cost, RISE, TOLERANCE)
         thresholds, rise = tried.get(target) or (calibrate(model, some, "chess", 0.0), 0.0)
-    gate, hidden = _active(model, rows, thresholds)
+    gate, hidden = _active(model, rows, thresholds, separator)
     # rows of up are read for active gates, rows of down for active neurons
     read = hidden if form == "plain" else (gate + hidden) / 2
+    return {"active_gate": gate, "active": hidden, "rise": rise, "rows_read": read}
+
+
+def decode_speedup(form: str, read: float, table: Sequence[Mapping[str, Any]]) -> float | None:
+    """What that is worth in a block that decodes at batch 1 from memory.
+
+    `table` are the rows of a measurement of decoding (`benchmarks/decode.py`); the speed is read
+    off between those of bf16, by the share of weights that are read.
+    """
     case = "plain-bf16" if form == "plain" else "gated-bf16"
-    speed = _between(read, [r for r in table if r["case"] == case])
-    return {
-        "decode_speedup": speed,
-        "decode": {"active_gate": gate, "active": hidden, "rise": rise, "rows_read": read},
-    }
+    return _between(read, [r for r in table if r["case"] == case])
 
 
-@torch.no_grad()
-def _active(model: nn.Module, rows: Tensor, thresholds: Thresholds) -> tuple[float, float]:
+def _active(
+    model: nn.Module, rows: Tensor, thresholds: Thresholds, separator: int | None
+) -> tuple[float, float]:
     """Shares of act(gate) and of h that are kept; in a plain block they are one."""
     blocks = feed_forwards(model)
     kept = torch.zeros(3, dtype=torch.float64)  # gates, neurons, all
@@ -137,11 +143,11 @@ def _active(model: nn.Module, rows: Tensor, thresholds: Thresholds) -> tuple[flo
 
         return count
 
-    with ExitStack() as stack:
+    with frozen(model), ExitStack() as stack:
         stack.enter_context(applying(model, thresholds))
         for block, gate in zip(blocks, stack.enter_context(gates(blocks)), strict=True):
             stack.callback(block.down.register_forward_pre_hook(counting(block, gate)).remove)
-        model(rows[:, :-1])
+        mean_loss(model, rows, separator)
     return float(kept[0] / kept[2]), float(kept[1] / kept[2])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -17,10 +17,10 @@ from integrand.errors import DataError
 from integrand.models.checkpoints.places import Folder, place
 from integrand.models.checkpoints.ranges import read_json as read_config
 from integrand.sparsity.analysis import analyze
-from integrand.sparsity.aspects import decode, predictivity
-from integrand.sparsity.feed_forward import feed_forwards, understood
+from integrand.sparsity.aspects import decode, decode_speedup, predictivity
+from integrand.sparsity.feed_forward import feed_forwards, matrix, understood
 from integrand.sparsity.published import is_published, load_published
-from integrand.sparsity.thresholds import fingerprint
+from integrand.sparsity.thresholds import fingerprint, linear_widths
 from integrand.spec import Spec
 from integrand.train.batches import Windows
 from integrand.train.config import TrainConfig
@@ -32,7 +32,7 @@ from integrand.train.tokenizer import load_tokenizer
 from integrand.train.tokenizer import separator as separator_of
 from integrand.train.tokens import prepare
 
-FORMAT = 2  # of what a result file holds
+FORMAT = 3  # of what a result file holds
 TOKENS = 16_384
 CONTEXT = 512  # of a model that is no run of ours
 log = logging.getLogger("integrand")
@@ -61,14 +61,16 @@ def measure(
     """Analyses of one model, or of every finished run in a folder: {"kind": "sparsity", "models"}.
 
     With `out` each result is written to out/NAME.json as it is there, and out/summary.json holds
-    all of them; a call finds what an earlier one has measured on the same weights and tokens.
+    all that lie there, those of earlier calls too; a call finds what an earlier one has measured on
+    the same weights and tokens.
 
     Args:
         where: a run's folder (measured on its own held-out text), a folder of runs, a folder that
             transformers or `load_published` loads, or a hub id.
         data: a text in its place, as `integrand train --data` takes it.
         tokens: how many are read, rounded to whole rows.
-        speeds: results of `benchmarks/decode.py` on this machine; without, no decode speed.
+        speeds: results of `benchmarks/decode.py` on this machine; without, no decode speed but one
+            that an earlier call has found.
 
     Raises:
         DataError: no such model, or no text.
@@ -80,9 +82,9 @@ def measure(
     rows, table = [], _table(speeds)
     for subject in _subjects(where, data, tokens):
         kept = out / f"{subject.name}.json" if out is not None else None
-        identity = {**_identity(subject), "speeds": _digest(table)}
+        identity = _identity(subject)
         row = _known(kept, identity)
-        if row is None:
+        if row is None or (table and "decode" not in row):
             analysis = analyze(
                 subject.model,
                 subject.rows,
@@ -104,11 +106,15 @@ def measure(
                 train = subject.model, subject.training, *given[1:]
                 row |= predictivity(*train, subject.separator)
             if table:
-                row |= decode(*given, table, subject.separator)
-            if kept is not None:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                write_json(kept, row)
+                row["decode"] = decode(*given, subject.separator)
+        if table:
+            row["decode_speedup"] = decode_speedup(row["form"], row["decode"]["rows_read"], table)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, row)
         rows.append(row)
+    if out is not None:
+        rows = sorted([*rows, *_others(out, rows)], key=lambda row: row["name"])
     summary = {"kind": "sparsity", "models": rows, "command": command()}
     if out is not None:
         write_json(out / "summary.json", summary)
@@ -141,15 +147,11 @@ def _is_speed(row: dict[str, Any]) -> bool:
     return numbers and isinstance(row.get("case"), str) and 0 <= sparsity <= 1 and 0 < speed < inf
 
 
-def _digest(table: list[dict[str, Any]]) -> str:
-    return hashlib.sha256(repr(table).encode()).hexdigest()
-
-
 def _share(model: nn.Module) -> float:
     """The feed-forward blocks' part of a token's multiplications with weights."""
-    linear = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)}
-    inside = sum(m.weight.numel() for b in feed_forwards(model) for m in b.matrices() if m)
-    return inside / sum(linear.values())
+    maps = [matrix(model.get_submodule(name)) for name in linear_widths(model)]
+    inside = [m for b in feed_forwards(model) for m in b.matrices() if m]
+    return sum(m.weight.numel() for m in inside) / sum(m.weight.numel() for m in maps)
 
 
 def _known(path: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -161,6 +163,25 @@ def _known(path: Path | None, identity: dict[str, Any]) -> dict[str, Any] | None
         log.warning("measuring again: %s", error)
         return None
     return found if isinstance(found, dict) and found.get("identity") == identity else None
+
+
+def _others(out: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What earlier calls have measured of other models."""
+    measured = {row["name"] for row in rows}
+    for path in sorted(out.glob("*.json")):
+        try:
+            found = read_json(path)
+        except DataError as error:
+            log.warning("left out: %s", error)
+            continue
+        # a summary and the results of benchmarks may lie there too
+        identity = found.get("identity") if isinstance(found, dict) else None
+        if not isinstance(identity, dict) or found["name"] in measured:
+            continue
+        if identity.get("format") == FORMAT:
+            yield found
+        else:
+            log.warning("left out %s: it is of another version; measure it again", path)
 
 
 def _identity(subject: Subject) -> dict[str, Any]:
