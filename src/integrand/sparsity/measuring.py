@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from integrand.train.tokens import prepare
 
 FORMAT = 3  # of what a result file holds
 TOKENS = 16_384
+SPEED = ("sparsity", "speedup")  # of a row of a measurement of decoding
 CONTEXT = 512  # of a model that is no run of ours
 log = logging.getLogger("integrand")
 
@@ -142,9 +143,9 @@ def _table(speeds: Path | None) -> list[dict[str, Any]]:
 
 
 def _is_speed(row: dict[str, Any]) -> bool:
-    sparsity, speed = row.get("sparsity"), row.get("speedup")
-    numbers = all(type(v) in (int, float) for v in (sparsity, speed))
-    return numbers and isinstance(row.get("case"), str) and 0 <= sparsity <= 1 and 0 < speed < inf
+    given: list[Any] = [row.get(key) for key in SPEED]
+    sparsity, speed = (v if type(v) in (int, float) else nan for v in given)
+    return isinstance(row.get("case"), str) and 0 <= sparsity <= 1 and 0 < speed < inf
 
 
 def _share(model: nn.Module) -> float:
