@@ -47,6 +47,11 @@ class Growth(NamedTuple):
         return not abs(self.value) <= self.limit
 
 
+def _declared(activation: Any) -> Mapping[str, Any]:
+    """The declared parameters; of another way to write a declared activation, that one's."""
+    return (getattr(activation, "spec", None) or activation.declared.spec).params
+
+
 class GrowthMonitor:
     """Warns through `logging`, once per parameter, when it has grown past its limit.
 
@@ -121,11 +126,8 @@ class GrowthMonitor:
         values: list[Tensor] = []
         with torch.no_grad():
             for module, activation in activation_modules(self.model).items():
-                # another way to write a declared activation has no declaration but that one's
-                written: Any = activation
-                spec = getattr(written, "spec", None) or written.declared.spec
                 for name, value in activation.values().items():
-                    if (declared := spec.params[name]).trainable:
+                    if (declared := _declared(activation)[name]).trainable:
                         found.append((module, name, float(declared.init)))
                         values.append(_largest(value))
         if not values:

@@ -84,7 +84,7 @@ def measure(
     for subject in _subjects(where, data, tokens):
         kept = out / f"{subject.name}.json" if out is not None else None
         identity = _identity(subject)
-        row = _known(kept, identity)
+        row: Any = _known(kept, identity)
         if row is None or (table and "decode" not in row):
             analysis = analyze(
                 subject.model,
