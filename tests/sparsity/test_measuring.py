@@ -138,8 +138,9 @@ def test_what_is_no_model_is_refused(runs: Path, where: str, words: str) -> None
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="got none of them"):
-        measure(str(tmp_path), data="python-docs")
+    for data in ("python-docs", None):
+        with pytest.raises(DataError, match="got none of them"):
+            measure(str(tmp_path), data=data)
 
 
 def test_a_path_with_an_at_is_whole_and_names_its_result(runs: Path, tmp_path: Path) -> None:

@@ -257,6 +257,8 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
     local = folder.is_dir()
     if not local and isinstance(place(where)[0], Folder):
         raise DataError(f"{where} must be a folder with a config.json, got a file; pass its folder")
+    if local and not (folder / "config.json").exists():
+        raise _no_model(where)
     if data is None:
         kind = "is no run with" if local else "is no path here, and a hub's model has no"
         raise DataError(f"{where} {kind} text of its own; pass --data, such as python-docs")
@@ -265,10 +267,7 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
         folder = _fetched(where)
     config = read_config(Folder(folder), "config.json")
     if config is None:
-        raise DataError(
-            f"{where} must be a run, a folder of runs, a folder with a config.json or a hub id, "
-            "got none of them; check the path"
-        )
+        raise _no_model(where)
     published = is_published(folder)
     model = load_published(folder, name) if published else _transformers(folder)
     most = config.get("max_position_embeddings")
@@ -279,6 +278,13 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
         spec = getattr(model.get_submodule("model.layers.0.mlp.act_fn"), "spec", None)
         act = spec.name if spec is not None else "fatrelu"
     return Subject(name.replace("/", "--"), act.removeprefix("integrand/"), model, rows, None, None)
+
+
+def _no_model(where: str) -> DataError:
+    return DataError(
+        f"{where} must be a run, a folder of runs, a folder with a config.json or a hub id, "
+        "got none of them; check the path"
+    )
 
 
 def _fetched(where: str) -> Path:
