@@ -11,6 +11,7 @@ import sympy as sp
 
 from integrand.derivation.lower import Lowering
 from integrand.derivation.measure import sweep
+from integrand.derivation.near import NearAnchor, cancelling
 from integrand.derivation.numeric import NumpyOps
 from integrand.derivation.pieces import draws
 from integrand.derivation.program import Program, evaluate, operands
@@ -26,17 +27,18 @@ _HUGE = np.array([1e30, 1e33, 1e36, 1e37, 1e38, 2e38, 3e38, 3.4e38])
 
 def lower(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any]) -> Program:
     """The scalar program of the expressions `f`, `df`, `d_NAME`, guarded where it is needed."""
+    slopes = cancelling(spec, exprs, tables)
     if not any(e.has(sp.sin, sp.cos) for e in exprs.values()):
         # a fold brings back what a constant carries beyond the largest number, not any parameter
         scaled = any(_scaled_inside(e) for e in exprs.values())
         for how in _NARROW:
             if how.folded and scaled:
                 continue
-            program = _lower(spec, exprs, tables, how)
+            program = _lower(spec, exprs, tables, slopes, how)
             # what is new against overflow must not cost fp32 its own accuracy
             if _narrow_suffices(spec, program, strict=how.spread or how.folded):
                 return program
-    return _lower(spec, exprs, tables, _How(wide=True))
+    return _lower(spec, exprs, tables, slopes, _How(wide=True))
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,14 @@ class _How:
 _NARROW = (_How(), _How(early=True), _How(spread=True), _How(folded=True))
 
 
-def _lower(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any], how: _How) -> Program:
-    lowering = Lowering(tables, how.spread)
+def _lower(
+    spec: Spec,
+    exprs: Mapping[str, Any],
+    tables: Mapping[str, Any],
+    slopes: Mapping[Any, Any],
+    how: _How,
+) -> Program:
+    lowering = NearAnchor(spec, tables, how.spread, slopes)
     x = lowering.op("x")
     params = tuple(spec.params)
     outputs = {name: lowering.expr(e, x) for name, e in exprs.items()}
@@ -254,7 +262,7 @@ def _narrow_suffices(spec: Spec, program: Program, strict: bool) -> bool:
     """Whether fp32 evaluation is good enough for both half precisions, compared with fp64; with
     `strict` for fp32 too: 4 ulp times max(1, |x g'/g|), or of the largest term."""
     points = sweep(fine=True)
-    for _, values in zip(range(3), draws(spec), strict=False):
+    for draw, values in zip(range(3), draws(spec), strict=False):
         for name in program.outputs:
             narrow = _run(program, 32, points, values, name)
             wide = _run(program, 64, points, values, name)
@@ -269,8 +277,10 @@ def _narrow_suffices(spec: Spec, program: Program, strict: bool) -> bool:
                 if strict:
                     terms = np.maximum(np.maximum(condition, 1) * np.abs(wide), band)
                     allowed = np.minimum(allowed, 2.0**-22 * terms + 2.0**-147)
-                # a term may overflow where the sum would not: only beyond half the largest number
-                overflow = np.isinf(narrow) & (np.maximum(np.abs(wide), band) > 1.7e38)
+                # beyond half the largest number the value may overflow; a term of it, for values of
+                # parameters other than the initial ones
+                huge = np.maximum(np.abs(wide), band) if draw else np.abs(wide)
+                overflow = np.isinf(narrow) & (huge > 1.7e38)
                 with np.errstate(invalid="ignore"):
                     bad = ~(np.abs(narrow - wide) <= allowed) & ~overflow
             if bad.any():

@@ -1,0 +1,116 @@
+"""Antiderivatives next to their anchor, where their terms cancel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sympy as sp
+from mpmath import mp
+
+import integrand as ig
+from integrand.certificate.truth import Truth
+from integrand.derivation.derive import derive_program
+from integrand.derivation.lower import Lowering
+from integrand.derivation.near import _series
+from integrand.derivation.numeric import NumpyOps
+from integrand.derivation.program import Program, evaluate
+from integrand.derivation.symbols import X, sigmoid
+from integrand.derivation.truncation import LARGEST, without_series
+
+SHIFTED = ig.Spec(
+    name="shifted",
+    gradient="a*sigmoid(b*x + c)",
+    params={"a": ig.Param(0.8), "b": ig.Param(1.0, above=0), "c": ig.Param(0.5)},
+)
+NORMAL = np.array([s * 2.0**k for k in range(-120, 7) for s in (-1.0, 1.0)])
+
+
+def _run(program: Program, bits: int, x: np.ndarray, values: dict[str, float], name: str):
+    o = NumpyOps(bits)
+    params = {k: o.array(v) for k, v in values.items()}
+    with np.errstate(all="ignore"):
+        return evaluate(program, o, o.array(x), params, [name])[0].astype(np.float64)
+
+
+def _exact(name: str, x: float, a: float, b: float, c: float) -> float:
+    with mp.workdps(120):
+        a, b, c, x = map(mp.mpf, (a, b, c, x))
+        sigmoid = lambda u: 1 / (1 + mp.exp(-u))  # noqa: E731
+        if name == "d_c":
+            return float(a / b * (sigmoid(b * x + c) - sigmoid(c)))
+        return float(a / b * (mp.log1p(mp.exp(b * x + c)) - mp.log1p(mp.exp(c))))
+
+
+@pytest.mark.parametrize("name", ["f", "d_c"])
+@pytest.mark.parametrize("b", [1.0, 1e-3, 64.0])
+@pytest.mark.parametrize("c", [0.5, 0.0, -1.5])
+def test_a_shifted_primitive_keeps_its_digits_whatever_its_parameters_become(
+    name: str, b: float, c: float
+) -> None:
+    program = derive_program(SHIFTED).program
+    assert not program.wide
+    values = {"a": 0.75, "b": float(np.float32(b)), "c": c}
+    x = NORMAL / np.float32(b)
+    exact = np.array([_exact(name, v, **values) for v in x])
+    got = _run(program, 32, x, values, name)
+    # the series begins at about b x = 2^-8: the formula has lost 8 bits there, and rounds 4 times
+    usual = abs(exact) > 2.0**-120
+    np.testing.assert_allclose(got[usual], exact[usual], rtol=2.0**-13)
+    # without it nothing is left
+    if c:
+        plain = _run(without_series(program), 32, x, values, name)
+        assert np.max(np.abs(plain / exact - 1)[usual]) >= 1
+
+
+def test_the_series_are_not_part_of_the_truth_that_judges_them() -> None:
+    spec = ig.Spec(name="plain_shift", gradient="sigmoid(x + 1)")
+    program = derive_program(spec).program
+    marks = [i for i, op in enumerate(program.ops) if op == ("const", repr(LARGEST))]
+    assert marks
+    x = 2.0**-70
+    assert float(Truth(spec, program, {}).f(x)) == _exact("f", x, 1, 1, 1)
+    first = repr(float(1 / (1 + np.exp(-1.0))))[:8]
+    (place,) = (
+        i for i, op in enumerate(program.ops) if op[0] == "const" and op[1].startswith(first)
+    )
+    ops = list(program.ops)
+    ops[place] = ("const", "0.74")
+    wrong = replace(program, ops=tuple(ops))
+    assert float(Truth(spec, wrong, {}).f(x)) == _exact("f", x, 1, 1, 1)
+    value, bound = Truth(spec, wrong, {}).fp64(np.array([x]), ["f"])["f"]
+    assert abs(value[0] - _exact("f", x, 1, 1, 1)) > bound[0]
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        "tanh(2*x + 0.5) if x > 0 else 0.2*expm1(x + 1)",
+        "sin(x - 1) - 0.3*x",
+        "exp(-(x - 1)**2)",
+    ],
+)
+def test_pieces_and_products_have_series_too(gradient: str) -> None:
+    spec = ig.Spec(name="near", gradient=gradient)
+    program = derive_program(spec).program
+    assert without_series(program) != program
+    x = NORMAL[abs(NORMAL) < 1]
+    truth = Truth(spec, program, {})
+    exact = np.array([float(truth.f_by_quadrature(v)) for v in x])
+    usual = abs(exact) > 2.0**-120
+    np.testing.assert_allclose(_run(program, 32, x, {}, "f")[usual], exact[usual], rtol=2.0**-13)
+
+
+def test_no_series_is_used_that_cannot_tell_where_it_ends() -> None:
+    slope = sigmoid(X**8 + 1)  # its coefficients after the first are 0 up to that of x^8
+    with pytest.raises(TypeError, match="must tell where it ends"):
+        _series(Lowering({}), slope, 0, sp.S.Zero, 0)
+
+
+def test_a_formula_whose_terms_overflow_before_it_does_is_not_taken_as_it_stands() -> None:
+    # f tends to 0.8 x: finite at -1.7e38, where log(cosh(2 x - 1)) is not
+    spec = ig.Spec(name="far", gradient="-0.2 if x > 0 else -0.2 - tanh(2*x - 1)")
+    far = np.array([-1.7e38])
+    got = _run(derive_program(spec).program, 32, far, {}, "f")
+    np.testing.assert_allclose(got, 0.8 * far, rtol=2.0**-20)
