@@ -44,7 +44,7 @@ class Outcome:
 class Record:
     """An evaluation as it is stored; `outcome` None: it waits, or is `running` somewhere.
 
-    `why` it was asked for: "new" from the strategy, on "merit", or by "chance".
+    `why` it was asked for: "new" from the strategy, on "merit", by "chance", or as a "reference".
     """
 
     number: int
