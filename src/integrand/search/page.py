@@ -41,6 +41,8 @@ def page(summary: Data) -> str:
             ("front", "Pareto front", _front(summary)),
             ("kernels", "Kernels and certificates", _kernels(found)),
         ]
+    if references := summary.get("references"):
+        shown.append(("references", "Where those in use stand", _references(references)))
     shown.append(("ladder", "The ladder of proxies", _ladder(summary["rungs"])))
     if found:
         shown.append(("lineage", "Lineage", _lineage(summary, found[:TRACED])))
@@ -139,6 +141,24 @@ def _front(summary: Data) -> str:
         caption = "Candidates of the last rung; on the front those that no other one dominates."
         drawn = figure(figures.front(summary), caption)
     return drawn + Table(head, rows).html()
+
+
+def standings(references: Sequence[Data]) -> Table:
+    """One line per reference: its place at every rung."""
+    rungs = list(dict.fromkeys(name for r in references for name in r["places"]))
+    rows = []
+    for r in references:
+        known = {name: f"{place} of {count}" for name, (place, count) in r["places"].items()}
+        missing = "refused" if r["refused"] else "–"
+        cells = [Cell(known.get(name, missing), "n") for name in rungs]
+        rows.append([Cell(r["name"]), *cells, Cell(r.get("gradient") or r["function"])])
+    return Table(["in use", *rungs, "text"], rows)
+
+
+def _references(references: Sequence[Data]) -> str:
+    note = """The place by score among all that were scored at a rung, 1 the best. References climb
+whatever the rungs below say; most others at a rung were selected by those."""
+    return f'{standings(references).html()}<p class="note">{note}</p>'
 
 
 KERNEL = (
