@@ -81,8 +81,10 @@ def test_a_reference_is_shown_where_it_stands() -> None:
     lost = {**shown("xielu", 4.2), "places": {"gaussian": [1, 900]}, "refused": "a hang"}
     rows = [[c.text for c in r][:3] for r in standings([known, lost]).rows]
     assert rows == [["elu", "3 of 900", "14 of 93"], ["xielu", "1 of 900", "refused"]]
-    assert "Where those in use stand" in page({**SUMMARY, "references": [known]})
-    assert "Where those in use stand" not in page(SUMMARY)
+    assert "Where the references stand" in page({**SUMMARY, "references": [known]})
+    assert "Where the references stand" not in page(SUMMARY)
+    given = {**shown("elu", 4.1), "operation": "reference"}
+    assert [w["name"] for w in winners({**SUMMARY, "front": [given], "ranking": [given]})] == []
 
 
 def test_the_line_of_descent_ends_at_chance_and_never_turns_in_circles() -> None:

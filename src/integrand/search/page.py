@@ -42,7 +42,7 @@ def page(summary: Data) -> str:
             ("kernels", "Kernels and certificates", _kernels(found)),
         ]
     if references := summary.get("references"):
-        shown.append(("references", "Where those in use stand", _references(references)))
+        shown.append(("references", "Where the references stand", _references(references)))
     shown.append(("ladder", "The ladder of proxies", _ladder(summary["rungs"])))
     if found:
         shown.append(("lineage", "Lineage", _lineage(summary, found[:TRACED])))
@@ -61,8 +61,10 @@ def headline(summary: Data) -> str:
 
 
 def winners(summary: Data) -> list[Data]:
-    """Those whose confirmation was tried, then the front, then the ranking, each spec once."""
+    """Those whose confirmation was tried, then the front, then the ranking, each spec once; what
+    the search was given as a reference it has not found."""
     rows = [*summary["front"], *summary["ranking"]]
+    rows = [row for row in rows if row["operation"] != "reference"]
     tried = {row["name"] for row in summary["confirmed"]}
     # the names of a confirmation end with the beginning of the key
     rows.sort(key=lambda row: f"{row['name']}-{row['key'][:8]}" not in tried)
@@ -152,7 +154,7 @@ def standings(references: Sequence[Data]) -> Table:
         missing = "refused" if r["refused"] else "–"
         cells = [Cell(known.get(name, missing), "n") for name in rungs]
         rows.append([Cell(r["name"]), *cells, Cell(r.get("gradient") or r["function"])])
-    return Table(["in use", *rungs, "text"], rows)
+    return Table(["reference", *rungs, "text"], rows)
 
 
 def _references(references: Sequence[Data]) -> str:
