@@ -10,10 +10,12 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from integrand.errors import Error
+from integrand.search.child import Child
 from integrand.search.engine import search
 from integrand.search.recipe import Recipe
 from integrand.search.rung import Rung
@@ -56,6 +58,14 @@ def test_a_poisoned_candidate_costs_its_time_and_is_recorded(tmp_path: Path) -> 
     assert [entry["scores"]["poison"] for entry in found["ranking"]] == [7.0, 8.0]
     assert found["evaluated"] == 8 and found["rungs"][0]["refused"] == 6
     assert {r["reason"] for r in found["rungs"][0]["reasons"]} == {*reasons.values()} - {""}
+
+
+def test_time_that_we_stood_still_is_not_the_candidates() -> None:
+    child = Child.__new__(Child)
+    child.pipe = SimpleNamespace(poll=lambda: False)  # pyrefly: ignore
+    child._now("busy", 10.0)
+    child.since, child.looked = child.since - 104, child.looked - 100
+    assert child.poll() is None and child.left == pytest.approx(6, abs=1)
 
 
 def test_a_search_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> None:
