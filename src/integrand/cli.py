@@ -573,7 +573,7 @@ def search(
 
     Args:
         recipe: smoke (seconds, no evidence), gradient (evolution in the space of gradients, hours),
-            or swish (all one-unit functions of the Swish paper's space, hours).
+            or swish (all one-unit functions of the Swish paper's space, an hour or two).
         data: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME; the search
             reads one half of the documents.
         out: the folder (default: runs/search/RECIPE).
@@ -597,7 +597,7 @@ def search(
     from integrand.search.conclude import conclude
     from integrand.search.documents import split_documents
     from integrand.search.engine import search as run
-    from integrand.search.page import ladder, write_page
+    from integrand.search.page import ladder, standings, write_page
     from integrand.search.recipes import RECIPES
     from integrand.train.files import read_json
 
@@ -618,7 +618,10 @@ def search(
         conclude(folder, str(unread), confirm)
         summary = read_json(folder / "summary.json")
     _keep(json, summary)
-    print(ladder(summary["rungs"]).plain(), front_table(summary), sep="\n\n")
+    tables = [ladder(summary["rungs"]).plain(), front_table(summary)]
+    if references := summary["references"]:
+        tables.insert(1, standings(references).plain())
+    print(*tables, sep="\n\n")
     print(write_page(folder))
     return 0
 

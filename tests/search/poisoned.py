@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from integrand.errors import BackendError, DataError
 from integrand.search.candidate import Candidate
 from integrand.search.engine import search
+from integrand.search.profile import profile
 from integrand.search.recipe import Recipe
 from integrand.search.rung import Rung
 from integrand.search.templates import template_space
@@ -29,6 +32,11 @@ def halved(candidate: Candidate) -> Mapping[str, float]:
     """Numbers in another order."""
     n = int(candidate.genome[0])
     return {"score": float(n ^ 5)}
+
+
+def steepness(candidate: Candidate) -> Mapping[str, float]:
+    """g(1), of any spec."""
+    return {"score": float(profile(candidate.spec).slope(np.array([1.0]))[0])}
 
 
 def poison(candidate: Candidate) -> Mapping[str, float]:

@@ -29,8 +29,9 @@ def test_a_run_is_trained_and_all_files_are_there(corpus: Path, tmp_path: Path) 
     xielu = row("xielu").spec
     found = {"name": "xielu", "key": xielu.sha256, "spec": to_toml(xielu), "numbers": {},
              "scores": {"tiny": 4.0}, "operation": "new"}  # fmt: skip
+    given = {**found, "spec": to_toml(row("relu").spec), "operation": "reference"}
     summary = {"evaluated": 1, "deduplicated": 0, "objectives": ["score"], "rungs": [], "front": [],
-               "ranking": [found], "lineage": {}, "command": "integrand search"}  # fmt: skip
+               "ranking": [given, found], "lineage": {}, "command": "integrand search"}  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
     base = tiny_config(str(corpus))
     small = {"batch_size": 2, "context": 16, "eval_sequences": 4, "steps": 4, "warmup_steps": 1,

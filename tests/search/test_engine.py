@@ -10,14 +10,17 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from integrand.errors import Error
+from integrand.search.child import Child
 from integrand.search.engine import search
 from integrand.search.recipe import Recipe
 from integrand.search.rung import Rung
 from integrand.search.store import Record, Store
+from integrand.spec import Param, Spec, to_toml
 
 # children import their rungs by name
 sys.path.append(str(Path(__file__).parent))
@@ -57,6 +60,14 @@ def test_a_poisoned_candidate_costs_its_time_and_is_recorded(tmp_path: Path) -> 
     assert {r["reason"] for r in found["rungs"][0]["reasons"]} == {*reasons.values()} - {""}
 
 
+def test_time_that_we_stood_still_is_not_the_candidates() -> None:
+    child = Child.__new__(Child)
+    child.pipe = SimpleNamespace(poll=lambda: False)  # pyrefly: ignore
+    child._now("busy", 10.0)
+    child.since, child.looked = child.since - 104, child.looked - 100
+    assert child.poll() is None and child.left == pytest.approx(6, abs=1)
+
+
 def test_a_search_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> None:
     def made(folder: str, *evaluations: int) -> tuple[list, dict]:
         for n in evaluations:
@@ -81,6 +92,27 @@ def test_a_search_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> No
         and rungs[0]["pairs_by_chance"] == rungs[1]["by_chance"]
     )
     assert -1 <= rungs[0]["rank_correlation"] <= 1
+
+
+def test_references_come_first_reach_the_end_and_are_bred_from_never(tmp_path: Path) -> None:
+    rungs = (Rung("steep", poisoned.steepness, 5.0, 0.5), Rung("again", poisoned.steepness, 5.0))
+    last = Spec(name="last", gradient="99*x + 2")
+    first = Spec(name="first", gradient="1 if x > 0 else a", params={"a": Param(0.1)})
+    recipe = replace(poisoned.recipe(*rungs, strategy="evolution"), references=(last, first))
+    # stopped and read back in between
+    for n in (3, 12):
+        found = search(replace(recipe, evaluations=n), tmp_path, quiet=True)
+    kept = records(tmp_path, recipe)
+    assert [r.key for r in kept[:2]] == [last.sha256, last.sha256]
+    assert sum(r.why == "reference" for r in kept) == 4
+    steep, again = (r["scored"] for r in found["rungs"])
+    assert 4 < again < steep == 12
+    worst, best = found["references"]
+    assert (worst["name"], best["name"]) == ("last", "first") and best["spec"] == to_toml(first)
+    assert worst["places"] == {"steep": [steep, steep], "again": [again, again]}
+    assert best["places"] == {"steep": [1, steep], "again": [1, again]}
+    with pytest.raises(Error, match="begun with references"):
+        search(replace(recipe, references=()), tmp_path, quiet=True)
 
 
 def test_kill_9_of_one_of_two_workers_loses_and_repeats_nothing(tmp_path: Path) -> None:

@@ -69,6 +69,22 @@ def test_one_of_those_passed_over_is_taken_along_for_every_four_that_climb() -> 
     assert len(chance) == 20 // PER_CHANCE and set(chance) <= {f"k{i:02}" for i in range(20, 40)}
 
 
+def test_a_reference_climbs_every_rung_that_does_not_refuse_it() -> None:
+    the = ladder(0.5, 0.5, 1.0)
+    the.begin(0, "known", "reference")
+    assert the.next(RNG) is None
+    the.score(0, "known", 9.0)
+    scored(the, 0, a=1.0, b=2.0)
+    assert the.next(RNG) == Step(1, "known", "reference")
+    the.begin(1, "known", "reference")
+    the.score(1, "known", 9.0)
+    assert the.next(RNG) == Step(2, "known", "reference")
+    the.begin(2, "known", "reference")
+    the.refuse(2, "known", "a hang")
+    assert the.next(RNG) == Step(1, "a", "merit")
+    assert the.references() == ["known"]
+
+
 def test_merit_decides_and_standings_compare_across_rungs() -> None:
     the = ladder(0.5, 1.0)
     for key, score, merit in (("a", 1.0, 9.0), ("b", 2.0, 1.0), ("c", 3.0, 2.0), ("d", 4.0, 3.0)):

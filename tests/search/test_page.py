@@ -12,6 +12,7 @@ from integrand.search.page import (
     headline,
     ladder,
     page,
+    standings,
     winners,
     write_page,
 )
@@ -73,6 +74,17 @@ def test_verdicts_are_those_of_the_confirmation() -> None:
 def test_correlations_are_signed_and_absent_where_there_is_none() -> None:
     rows = [[c.text for c in r] for r in ladder(SUMMARY["rungs"]).rows]
     assert rows[0][5:] == ["-0.34", "41", "9"] and rows[1][5:] == ["–", "–", "–"]
+
+
+def test_a_reference_is_shown_where_it_stands() -> None:
+    known = {**shown("elu", 4.1), "places": {"gaussian": [3, 900], "tiny": [14, 93]}, "refused": ""}
+    lost = {**shown("xielu", 4.2), "places": {"gaussian": [1, 900]}, "refused": "a hang"}
+    rows = [[c.text for c in r][:3] for r in standings([known, lost]).rows]
+    assert rows == [["elu", "3 of 900", "14 of 93"], ["xielu", "1 of 900", "refused"]]
+    assert "Where the references stand" in page({**SUMMARY, "references": [known]})
+    assert "Where the references stand" not in page(SUMMARY)
+    given = {**shown("elu", 4.1), "operation": "reference"}
+    assert [w["name"] for w in winners({**SUMMARY, "front": [given], "ranking": [given]})] == []
 
 
 def test_the_line_of_descent_ends_at_chance_and_never_turns_in_circles() -> None:

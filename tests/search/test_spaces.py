@@ -11,7 +11,7 @@ import integrand as ig
 from integrand.errors import SpecError
 from integrand.search.candidate import Candidate, Space, by_chance, frozen
 from integrand.search.equivalence import Seen, signature
-from integrand.search.function_space import BINARY, UNARY, function_space
+from integrand.search.function_space import BEST, BINARY, UNARY, function_space
 from integrand.search.gradient_space import GradientSpace
 from integrand.search.profile import profile
 from integrand.search.strategy import Exhaustive, first_admitted
@@ -132,6 +132,18 @@ def test_one_core_unit_is_enumerated_and_holds_swish() -> None:
     assert seen.find(signature(same)) == "swish"
     p = profile(space.spec(("sinc", "x", "a*b")))
     assert np.abs(p.f - np.sin(p.x)).max() <= 1.1e-6 / 6 * np.abs(p.x).max()
+
+
+def test_what_the_paper_holds_for_the_best_is_in_the_space() -> None:
+    genomes = {
+        "max_x_sigmoid": ("x", "sigmoid", "max"), "max_x_tanh": ("x", "tanh", "max"),
+        "min_x_sin": ("x", "sin", "min"), "cos_minus_x": ("cos", "x", "a-b"),
+        "sinc_plus_x": ("sinc", "x", "a+b"),
+    }  # fmt: skip
+    for name, text in BEST.items():
+        seen = Seen()
+        seen.add(name, signature(Spec(name=name, function=text)))
+        assert seen.find(signature(function_space().spec(genomes[name]))) == name
 
 
 def test_a_constant_drops_the_parameters_inside() -> None:

@@ -58,6 +58,20 @@ def test_numbers_order_what_two_processes_add(stores) -> None:
     assert [r.outcome for r in there.news()][-1] == Outcome(same_as=TWO.key)
 
 
+def test_a_process_that_stood_still_does_not_lose_its_own(stores) -> None:
+    slow, other = stores
+    asked = slow.add("gaussian", ONE, "new")
+    assert slow.take(asked)
+    for who, lost in ((slow, False), (other, True)):
+        with slow.backend.engine.begin() as database:
+            database.exec_driver_sql(
+                "UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'"
+            )
+        who.lose_stale()
+        assert (other.news()[0].outcome == Outcome(lost=True)) == lost
+    slow._running.clear()
+
+
 def test_what_was_lost_is_not_finished_by_the_one_who_lost_it(stores) -> None:
     slow, other = stores
     asked = slow.add("gaussian", ONE, "new")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from integrand.spec import Spec
+from integrand.spec import Spec, from_toml, to_toml
 
 Genome = tuple[Any, ...]  # nested tuples of numbers and texts: JSON, but for the brackets
 Choose = Callable[[str, int], int]  # (kind of decision, number of options) -> the option taken
@@ -32,6 +32,11 @@ class Candidate:
         """Content hash of the spec."""
         return self.spec.sha256
 
+    @classmethod
+    def reference(cls, spec: Spec) -> Candidate:
+        """One of no space, to compare with: its genome is its spec file."""
+        return cls(spec, (to_toml(spec),), operation="reference")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON that `Candidate.of` reads back in the same space."""
         data = {"genome": self.genome, "parents": self.parents, "operation": self.operation}
@@ -40,8 +45,9 @@ class Candidate:
     @classmethod
     def of(cls, space: Space, data: Mapping[str, Any]) -> Candidate:
         genome = frozen(data["genome"])
+        spec = from_toml(genome[0]) if data["operation"] == "reference" else space.spec(genome)
         return cls(
-            space.spec(genome), genome, tuple(data["parents"]), data["operation"],
+            spec, genome, tuple(data["parents"]), data["operation"],
             tuple(data.get("options", ())),
         )  # fmt: skip
 

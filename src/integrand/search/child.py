@@ -21,6 +21,7 @@ from integrand.search.rung import Rung
 from integrand.search.store import Outcome
 
 START_SECONDS = 300.0  # importing, on a machine that is busy
+STILL_SECONDS = 5.0  # between two polls, ten times the usual: we were stopped, or the machine slept
 
 
 class Child:
@@ -47,7 +48,8 @@ class Child:
         self._now("starting", START_SECONDS)
 
     def _now(self, state: Literal["starting", "ready", "busy"], limit: float = math.inf) -> None:
-        self.state, self.since, self.limit = state, time.monotonic(), limit
+        self.state, self.limit = state, limit
+        self.since = self.looked = time.monotonic()
 
     @property
     def left(self) -> float:
@@ -62,7 +64,11 @@ class Child:
 
     def poll(self) -> Outcome | None:
         """What the evaluation came to, once, when it did or its time is over; else None."""
-        spent = time.monotonic() - self.since
+        now = time.monotonic()
+        if now - self.looked > STILL_SECONDS:
+            # the child stood still as well
+            self.since += now - self.looked
+        self.looked, spent = now, now - self.since
         if self.pipe.poll():
             try:
                 numbers, reason = self.pipe.recv()

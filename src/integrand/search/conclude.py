@@ -28,7 +28,7 @@ def conclude(
     at_most: int | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Confirm the first of a search's ranking; the path of the page.
+    """Confirm the first of a search's ranking, references left out; the path of the page.
 
     The folder of the search gets confirm/ (a study: stopped, the same call goes on, as many
     processes as one likes share it), confirmed.json, winners/*.toml and report.html, and its
@@ -41,7 +41,8 @@ def conclude(
     folder = Path(folder)
     path = folder / "summary.json"
     summary = read_json(path) if path.exists() else {}
-    if not (chosen := summary.get("ranking", [])[:winners]):
+    found = [row for row in summary.get("ranking", []) if row["operation"] != "reference"]
+    if not (chosen := found[:winners]):
         raise DataError(f"{folder} must hold a search that has scored candidates; run it first")
     specs = [from_toml(row["spec"]) for row in chosen]
     plan = confirmation(specs, data, sizes=sizes, seeds=seeds, changes=changes)

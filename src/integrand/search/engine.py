@@ -82,6 +82,7 @@ class _Run:
         self.history = History(recipe.space, self.strategy, recipe.rungs, recipe.weights)
         self.board = Board(recipe, self.history, quiet)
         self.own = secrets.randbits(32)
+        self.references = [Candidate.reference(spec) for spec in recipe.references]
         self.exhausted = False
         self.running: dict[Child, Record] = {}
         self.looked = self.written = time.monotonic()
@@ -158,11 +159,21 @@ class _Run:
             (place, key), why = next(iter(history.dropped.items()))
         elif step := history.ladder.next(rng):
             place, key, why = step
+        elif candidate := self.reference():
+            return self.store.add(rungs[0].name, candidate, "reference")
         elif candidate := self.asked():
             return self.store.add(rungs[0].name, candidate, "new")
         else:
             return None
         return self.store.add(rungs[place].name, history.candidates[key], why)
+
+    def reference(self) -> Candidate | None:
+        """The next one that nobody has begun."""
+        while self.references:
+            if self.history.find(self.references[0]) is None:
+                return self.references[0]
+            del self.references[0]
+        return None
 
     def asked(self) -> Candidate | None:
         """The strategy's next candidate that is equivalent to none before."""

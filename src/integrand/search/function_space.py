@@ -2,7 +2,8 @@
 
 Source: arXiv:1710.05941. Checked in independent readings of it: the core unit, its inputs (x or the
 value of the unit before), that beta is trained, x^2, sigmoid, x1 x2 and exp(-(x1 - x2)^2). The
-lists as a whole are from memory of its section 2 and not checked.
+lists as a whole are from memory of its section 2 and not checked, nor is `BEST`: those functions of
+one unit that its table 1 holds for the best, beside Swish.
 
 Ours: every beta is a parameter that starts at 1; the epsilon of log and of the quotient is 1e-3;
 sinc(u) is (u sin u + e) / (u^2 + e), e = 1e-6, within e/6 of it and finite at 0. Many are no
@@ -32,6 +33,11 @@ BINARY: dict[str, str] = {
     "max": "max({a}, {b})", "min": "min({a}, {b})", "gate": "sigmoid({a})*({b})",
     "bell": "exp(-beta*({a} - ({b}))**2)", "laplace": "exp(-beta*abs({a} - ({b})))",
     "mix": "beta*({a}) + (1 - beta)*({b})",
+}  # fmt: skip
+BEST: dict[str, str] = {
+    "max_x_sigmoid": "max(x, sigmoid(x))", "max_x_tanh": "max(x, tanh(x))",
+    "min_x_sin": "min(x, sin(x))", "cos_minus_x": "cos(x) - x",
+    "sinc_plus_x": "(x*sin(x) + 1e-6)/(x**2 + 1e-6) + x",
 }  # fmt: skip
 _INPUTS = ("unit and x", "x and unit", "unit twice")
 

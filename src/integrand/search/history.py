@@ -143,6 +143,7 @@ class History:
             if self.ladder.climbs(place, key):
                 return  # there is more to come
             standing = self.ladder.standing(place, key)
-        # one taken along by chance has been told already, and stands beside better ones now
-        if why != "chance":
+        # one taken along by chance has been told already, and stands beside better ones now; a
+        # reference is of no space
+        if why not in ("chance", "reference"):
             self.strategy.tell(self.candidates[key], standing)

@@ -3,7 +3,8 @@
 A candidate climbs when it is in the top share of those scored at its rung until now: nobody waits
 for a rung to be complete, and one that was passed over climbs later if worse ones follow. Source:
 arXiv:1810.05934. Ours: of those passed over a few are taken along by chance, one for every four
-that climb, so that the correlation between rungs is not that of the selected alone.
+that climb, so that the correlation between rungs is not that of the selected alone; and what began
+as a reference climbs every rung that does not refuse it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ PER_CHANCE = 4
 
 
 class Step(NamedTuple):
-    """An evaluation to make: the place of a rung, a candidate's key, "merit" or "chance"."""
+    """An evaluation to make: the place of a rung, a candidate's key, "merit", "chance" or
+    "reference"."""
 
     place: int
     key: str
@@ -93,9 +95,14 @@ class Ladder:
         return below + self.rank(place, key) / len(self.floors[place].order)
 
     def next(self, rng: np.random.Generator) -> Step | None:
-        """Who goes on now: on merit first, from the highest rung down, else one by chance."""
+        """Who goes on now: references first, then on merit, from the highest rung down, else one by
+        chance."""
+        references = self.references()
         for place in range(len(self.rungs) - 2, -1, -1):
             above = self.floors[place + 1].begun
+            for key in references:
+                if key in self.floors[place].scores and key not in above:
+                    return Step(place + 1, key, "reference")
             for _, key in self.floors[place].order[: self._quota(place)]:
                 if key not in above:
                     return Step(place + 1, key, "merit")
@@ -107,6 +114,10 @@ class Ladder:
             if left := [key for _, key in self.floors[place].order if key not in above]:
                 return Step(place + 1, left[rng.integers(len(left))], "chance")
         return None
+
+    def references(self) -> list[str]:
+        """The keys of those that began as references."""
+        return [key for key, why in self.floors[0].begun.items() if why == "reference"]
 
     def _quota(self, place: int) -> int:
         return int(self.rungs[place].keep * len(self.floors[place].order) + 1e-9)

@@ -41,6 +41,8 @@ def page(summary: Data) -> str:
             ("front", "Pareto front", _front(summary)),
             ("kernels", "Kernels and certificates", _kernels(found)),
         ]
+    if references := summary.get("references"):
+        shown.append(("references", "Where the references stand", _references(references)))
     shown.append(("ladder", "The ladder of proxies", _ladder(summary["rungs"])))
     if found:
         shown.append(("lineage", "Lineage", _lineage(summary, found[:TRACED])))
@@ -59,8 +61,10 @@ def headline(summary: Data) -> str:
 
 
 def winners(summary: Data) -> list[Data]:
-    """Those whose confirmation was tried, then the front, then the ranking, each spec once."""
+    """Those whose confirmation was tried, then the front, then the ranking, each spec once; what
+    the search was given as a reference it has not found."""
     rows = [*summary["front"], *summary["ranking"]]
+    rows = [row for row in rows if row["operation"] != "reference"]
     tried = {row["name"] for row in summary["confirmed"]}
     # the names of a confirmation end with the beginning of the key
     rows.sort(key=lambda row: f"{row['name']}-{row['key'][:8]}" not in tried)
@@ -139,6 +143,24 @@ def _front(summary: Data) -> str:
         caption = "Candidates of the last rung; on the front those that no other one dominates."
         drawn = figure(figures.front(summary), caption)
     return drawn + Table(head, rows).html()
+
+
+def standings(references: Sequence[Data]) -> Table:
+    """One line per reference: its place at every rung."""
+    rungs = list(dict.fromkeys(name for r in references for name in r["places"]))
+    rows = []
+    for r in references:
+        known = {name: f"{place} of {count}" for name, (place, count) in r["places"].items()}
+        missing = "refused" if r["refused"] else "–"
+        cells = [Cell(known.get(name, missing), "n") for name in rungs]
+        rows.append([Cell(r["name"]), *cells, Cell(r.get("gradient") or r["function"])])
+    return Table(["reference", *rungs, "text"], rows)
+
+
+def _references(references: Sequence[Data]) -> str:
+    note = """The place by score among all that were scored at a rung, 1 the best. References climb
+whatever the rungs below say; most others at a rung were selected by those."""
+    return f'{standings(references).html()}<p class="note">{note}</p>'
 
 
 KERNEL = (

@@ -17,6 +17,7 @@ from integrand.search.controller import Controller
 from integrand.search.evolution import Evolution
 from integrand.search.rung import Rung
 from integrand.search.strategy import Exhaustive, Random, Strategy
+from integrand.spec import Spec
 
 STRATEGIES: dict[str, Callable[[Space, int], Strategy]] = {
     "exhaustive": lambda space, seed: Exhaustive(space),
@@ -33,6 +34,7 @@ class Recipe:
     rungs: of the ladder, cheapest first.
     weights: of numbers in what decides who climbs (`pareto.scalar`); none: each rung's score.
     objectives: numbers of the rungs that span the Pareto front together with the last score.
+    references: evaluated before all candidates and at every rung, to compare with.
     data: the text that a search and its confirmation divide; none: the rungs read no text.
     prepare: makes what the rungs need, once; raises `Error` where it cannot.
     """
@@ -45,6 +47,7 @@ class Recipe:
     seed: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
     objectives: tuple[str, ...] = ()
+    references: tuple[Spec, ...] = ()
     data: str = ""
     prepare: Callable[[], object] | None = None
 
@@ -68,6 +71,7 @@ class Recipe:
             "data": self.data,
             "rungs": [f"{r.name} {_hash(_said(r))}" for r in self.rungs],
             "weights": dict(self.weights),
+            "references": [spec.sha256[:10] for spec in self.references],
         }
 
 

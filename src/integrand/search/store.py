@@ -44,7 +44,7 @@ class Outcome:
 class Record:
     """An evaluation as it is stored; `outcome` None: it waits, or is `running` somewhere.
 
-    `why` it was asked for: "new" from the strategy, on "merit", or by "chance".
+    `why` it was asked for: "new" from the strategy, on "merit", by "chance", or as a "reference".
     """
 
     number: int
@@ -146,8 +146,16 @@ class Store:
 
     def lose_stale(self) -> None:
         """Evaluations whose processes have not been heard of for a while are lost."""
+        # ours are alive, however long this process stood still
+        self._say_alive()
         with _unwarned(self.optuna):
             self.optuna.storages.fail_stale_trials(self.study)
+
+    def _say_alive(self) -> None:
+        for trial in list(self._running.values()):
+            # one beat may be missed, not all of them
+            with suppress(self.optuna.exceptions.StorageInternalError):
+                self.backend.record_heartbeat(trial)
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -156,10 +164,7 @@ class Store:
 
         def beat() -> None:
             while not ended.wait(self.beat):
-                for trial in list(self._running.values()):
-                    # one beat may be missed, not all of them
-                    with suppress(self.optuna.exceptions.StorageInternalError):
-                        self.backend.record_heartbeat(trial)
+                self._say_alive()
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

@@ -33,6 +33,7 @@ def summary(recipe: Recipe, history: History) -> dict[str, Any]:
         "rungs": [rung(history, i) for i in range(len(ladder.rungs))],
         "objectives": ["score", *recipe.objectives],
         "front": [shown(history, key, objectives) for key, objectives in kept.items()],
+        "references": [reference(history, key) for key in ladder.references()],
         "ranking": [shown(history, key) for key in ranked],
         "lineage": lineage(history, {*kept, *ranked}),
         "confirmed": [],
@@ -89,10 +90,23 @@ def shown(history: History, key: str, objectives: dict[str, float] | None = None
     found = {
         "key": key, "name": candidate.spec.name, candidate.spec.kind: _text(candidate.spec),
         "parents": candidate.parents, "operation": candidate.operation, "scores": scores,
-        "numbers": {k: v for k, v in history.numbers[key].items() if k != "score"},
+        "numbers": {k: v for k, v in history.numbers.get(key, {}).items() if k != "score"},
         "spec": to_toml(candidate.spec),
     }  # fmt: skip
     return found | ({"objectives": objectives} if objectives else {})
+
+
+def reference(history: History, key: str) -> dict[str, Any]:
+    """A reference, its scores, and by rung its place among those scored there: [14, 93] is the
+    14th of 93."""
+    ladder = history.ladder
+    places = {
+        rung.name: [ladder.rank(i, key) + 1, len(floor.scores)]
+        for i, (rung, floor) in enumerate(zip(ladder.rungs, ladder.floors, strict=True))
+        if key in floor.scores
+    }
+    reason = next((floor.refused[key] for floor in ladder.floors if key in floor.refused), "")
+    return {**shown(history, key), "places": places, "refused": reason}
 
 
 def lineage(history: History, keys: Iterable[str]) -> dict[str, Any]:

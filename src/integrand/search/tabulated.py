@@ -29,18 +29,19 @@ class Tabulated:
         u = np.linspace(-1, 1, POINTS).clip(-_EDGE, _EDGE)
         x = u / (1 - np.abs(u))
         with np.errstate(all="ignore"):
-            pairs = torch.from_numpy(p.value(x) + 1j * p.slope(x)).to(torch.complex64)
-        if not torch.isfinite(pairs).all():
+            f, g = (torch.tensor(y, dtype=torch.float32) for y in (p.value(x), p.slope(x)))
+        if not (f.isfinite() & g.isfinite()).all():
             raise Error(
                 f"f and g must be finite for |x| <= 1e4 in fp32 to train, got '{p.spec.name}'"
             )
-        self.pairs = pairs
+        self.f, self.g = f, g
+        self.place = torch.empty(0, dtype=torch.int32)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(f(x), g(x))."""
-        u = (x / (x.abs() + 1)).nan_to_num_(0.0)
-        place = u.mul_(_MIDDLE).add_(_MIDDLE + 0.5).to(torch.int32)
-        # a pair as one number: one gather instead of two
-        found = self.pairs.index_select(0, place.view(-1)).view(x.shape)
-        # matrix products copy what has gaps
-        return found.real.contiguous(), found.imag
+    def __call__(self, x: Tensor, slope: Tensor) -> None:
+        """x becomes f(x) and `slope` g(x); both contiguous."""
+        # nothing is allocated: fresh pages would take as long as the arithmetic
+        torch.abs(x, out=slope).add_(1)
+        x.div_(slope).nan_to_num_(0.0).mul_(_MIDDLE).add_(_MIDDLE + 0.5)
+        place = self.place.resize_(x.numel()).copy_(x.view(-1))
+        torch.index_select(self.f, 0, place, out=x.view(-1))
+        torch.index_select(self.g, 0, place, out=slope.view(-1))

@@ -34,7 +34,7 @@ def errors(toy: Toy, task: Task, act: Tabulated, gain: float) -> Tensor:
         net = _Nets(toy, task, act, gain)
         for step in range(toy.steps):
             net.step(step)
-        off = net.loss(net.forward(task.test_x)[0], task.test_y)
+        off = net.loss(net.forward(task.test_x, net.room(len(task.test_x))), task.test_y)
     return off.view(len(toy.rates), toy.seeds)
 
 
@@ -50,7 +50,13 @@ class _Nets:
         self.values, self.gradient, self.first, self.second = torch.zeros(4, self.count, total)
         self.layers, self.gradients = self._layers(self.values), self._layers(self.gradient)
         self.rate = torch.tensor(toy.rates).repeat_interleave(toy.seeds)[:, None]
+        self.training = self.room(len(task.x))
         self._initialise(gain)
+
+    def room(self, points: int) -> list[tuple[Tensor, Tensor]]:
+        """For the outputs of each hidden layer and g there."""
+        shape = (self.count, points, self.toy.width)
+        return [(torch.empty(shape), torch.empty(shape)) for _ in range(self.toy.hidden)]
 
     def _layers(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(weight (K, a, b), bias (K, 1, b)) of each layer, views of the rows."""
@@ -70,15 +76,14 @@ class _Nets:
             if i == 0:
                 bias.copy_(drawn[:, a:] / 2)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """(outputs, the inputs of every layer, g at every hidden layer)."""
-        inputs, slopes = [x.expand(self.count, *x.shape)], []
-        for weight, bias in self.layers[:-1]:
-            y, slope = self.act(torch.baddbmm(bias, inputs[-1], weight))
-            inputs.append(y)
-            slopes.append(slope)
+    def forward(self, x: Tensor, room: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The outputs; `room` is filled."""
+        y = x.expand(self.count, *x.shape)
+        for (weight, bias), (out, slope) in zip(self.layers[:-1], room, strict=True):
+            y = torch.baddbmm(bias, y, weight, out=out)
+            self.act(y, slope)
         weight, bias = self.layers[-1]
-        return torch.baddbmm(bias, inputs[-1], weight), inputs, slopes
+        return torch.baddbmm(bias, y, weight)
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
         """(K,)"""
@@ -88,16 +93,18 @@ class _Nets:
 
     def step(self, step: int) -> None:
         """One update of all networks."""
-        out, inputs, slopes = self.forward(self.task.x)
-        y = self.task.y
-        d = (out.softmax(-1) - y) if self.task.classes else (out - y) * (2 / y.shape[1])
+        x, y = self.task.x, self.task.y
+        out = self.forward(x, self.training)
+        d = out.softmax(-1).sub_(y) if self.task.classes else (out - y).mul_(2 / y.shape[1])
         d /= len(y)
         for i in reversed(range(len(self.layers))):
+            inputs, slope = self.training[i - 1] if i else (x.expand(self.count, *x.shape), None)
             weight, bias = self.gradients[i]
-            weight.copy_(inputs[i].mT @ d)
+            weight.copy_(inputs.mT @ d)
             bias.copy_(d.sum(1, keepdim=True))
-            if i:
-                d = (d @ self.layers[i][0].mT).mul_(slopes[i - 1])
+            if slope is not None:
+                # the inputs have served: their place takes the gradient
+                d = torch.bmm(d, self.layers[i][0].mT, out=inputs).mul_(slope)
         self._adam(step)
 
     def _adam(self, step: int) -> None:
