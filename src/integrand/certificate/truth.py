@@ -53,7 +53,7 @@ class Truth:
         shaped = [np.broadcast_to(np.asarray(a, dtype=float), x.shape) for a in values]
         cut = TRUNCATION if self.in_series else 0.0
         errors = [
-            np.broadcast_to(np.asarray(a, dtype=float), x.shape) + cut * np.abs(v)
+            np.broadcast_to(np.asarray(a, dtype=float), x.shape) + (cut * np.abs(v) if cut else 0.0)
             for v, a in zip(shaped, bounds, strict=True)
         ]
         return dict(zip(outputs, zip(shaped, errors, strict=True), strict=True))
