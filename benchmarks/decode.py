@@ -57,17 +57,17 @@ uint64_t read_all(const uint64_t *p, int64_t n, int threads) {
 """
 
 
-def bandwidth() -> float:
-    """Bytes per second of a plain sum over 1 GiB, the best of 9."""
-    read = library(READ).read_all
+def reading(model: nn.Sequential) -> Callable[[int, Tensor], None]:
+    """A plain sum over the matrices of block k: the bandwidth, measured in the same rounds."""
+    read, threads = library(READ).read_all, torch.get_num_threads()
     read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int], ctypes.c_uint64
-    memory = torch.ones(2**27, dtype=torch.int64)
-    best = math.inf
-    for _ in range(9):
-        start = time.perf_counter()
-        read(memory.data_ptr(), memory.numel(), torch.get_num_threads())
-        best = min(best, time.perf_counter() - start)
-    return memory.nbytes / best
+    found = [[(p.data_ptr(), p.nbytes // 8) for p in b.parameters() if p.ndim > 1] for b in model]
+
+    def sums(k: int, x: Tensor) -> None:
+        for address, words in found[k]:
+            read(address, words, threads)
+
+    return sums
 
 
 def layers(form: str, d_hidden: int, dtype: torch.dtype, count: int) -> nn.Sequential:
@@ -161,14 +161,15 @@ def agree(calls: dict[str, Any], xs: list[Tensor]) -> float:
     return worst
 
 
-def case(name: str, rounds: int, read: float) -> list[dict[str, Any]]:
+def case(name: str, rounds: int) -> list[dict[str, Any]]:
     form, d_hidden, dtype, count = CASES[name]
     dense = layers(form, d_hidden, dtype, count)
     fast = copy.deepcopy(dense)
     start = time.perf_counter()
-    handle = accelerate(fast)
+    handle = accelerate(fast, measure_anew=True)
     print(f"{name}: accelerate took {time.perf_counter() - start:.1f} s", file=sys.stderr)
     calls = candidates(dense, fast, d_hidden)
+    read = reading(dense)
     weights = (2 if form == "plain" else 3) * D * d_hidden * dtype.itemsize
     assert weights * count >= 1e9
     rows = []
@@ -176,7 +177,7 @@ def case(name: str, rounds: int, read: float) -> list[dict[str, Any]]:
         fire([dense, fast], level)
         xs = [torch.randn(1, D).to(dtype) for _ in range(count)]
         worst = agree(calls, xs)
-        seconds = passes(calls, xs, rounds)
+        seconds = passes(calls | {"reading": read}, xs, rounds)
         active = statistics.mean(
             float((dense[k].act_fn(first(dense[k], x)) != 0).float().mean())
             for k, x in enumerate(xs)
@@ -184,12 +185,14 @@ def case(name: str, rounds: int, read: float) -> list[dict[str, Any]]:
         best = min(calls, key=lambda n: statistics.median(seconds[n]) if n in DENSE else math.inf)
         top = ceiling(form, active)
         fast_s = statistics.median(seconds["accelerated"])
+        bandwidth = weights / min(seconds["reading"])
         row = {
             "case": name, "d_model": D, "d_hidden": d_hidden, "dtype": str(dtype)[6:],
             "layers": count, "sparsity": 1 - active, "best_dense": best, "ceiling": top,
             "difference_eps": worst, "dense_bytes": weights,
             "bytes_per_s": weights / top / fast_s,
-            "bandwidth_bytes_per_s": read, "share_of_bandwidth": weights / top / fast_s / read,
+            "bandwidth_bytes_per_s": bandwidth,
+            "share_of_bandwidth": weights / top / fast_s / bandwidth,
             "rounds": rounds,
         }  # fmt: skip
         for kind, values in seconds.items():
@@ -203,7 +206,7 @@ def case(name: str, rounds: int, read: float) -> list[dict[str, Any]]:
             f"{name} sparsity {1 - active:.1%}: "
             + ", ".join(f"{k} {statistics.median(v) * 1e3:.2f}" for k, v in seconds.items())
             + f" ms; {row['speedup']:.2f} x the best dense ({best}), ceiling {top:.2f}, "
-            f"{row['share_of_bandwidth']:.0%} of bandwidth; own dense "
+            f"{row['share_of_bandwidth']:.0%} of {bandwidth / 1e9:.1f} GB/s; own dense "
             f"{row['own dense over nn.Linear']:.2f} x nn.Linear",
             flush=True,
         )
@@ -223,7 +226,7 @@ def grid(name: str, batches: list[int]) -> Iterator[list[dict[str, Any]]]:
     form, d_hidden, dtype, count = CASES[name]
     dense = layers(form, d_hidden, dtype, count)
     fast = copy.deepcopy(dense)
-    handle = accelerate(fast)
+    handle = accelerate(fast, measure_anew=True)
     calls = candidates(dense, fast, d_hidden)
     del calls["torch.mv"]
     for batch in batches:
@@ -292,10 +295,8 @@ def main() -> int:
     given = parser.parse_args()
     torch.manual_seed(0)
     with torch.inference_mode(False), torch.no_grad():
-        read = bandwidth()
-        print(f"reading memory: {read / 1e9:.1f} GB/s", flush=True)
         for name in given.only:
-            rows = [] if given.grid else case(name, given.rounds, read)
+            rows = [] if given.grid else case(name, given.rounds)
             # each batch is kept as soon as it is measured
             for sweep in grid(name, given.batches) if given.grid else [[]]:
                 if given.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -319,6 +320,25 @@ def test_the_models_own_code_runs_where_more_is_asked() -> None:
     with torch.inference_mode():
         model(x.detach())
     assert handle.calls()["skipping"] == 2
+
+
+def test_training_mode_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "integrand"):
+        accelerate(block("gated"), break_even=1.0)
+        assert not caplog.records
+        accelerate(block("gated").train(), break_even=1.0)
+    assert [r.getMessage().rpartition(" ")[2] for r in caplog.records] == ["model.eval()"]
+
+
+def test_a_handle_says_what_skips_and_what_is_left() -> None:
+    model = nn.Sequential(block("gated")[0], block("plain")[0].half()).eval()
+    handle = accelerate(model, break_even=0.5)
+    run(model[0], torch.randn(1, 37))
+    assert str(handle).splitlines() == [
+        "1 blocks accelerated; calls: 1 skipping, 0 dense, 0 original",
+        "0: gated, 131 neurons; skips at batch 1 up to 65 active",
+        "left 1: must have weights of one type of float32, bfloat16",
+    ]
 
 
 class Wrapped(nn.Module):

@@ -127,8 +127,9 @@ def test_an_exported_folder_says_what_its_run_says(runs: Path, tmp_path: Path) -
     ("where", "words"),
     [
         ("unfinished", "must hold a finished run"),
-        ("none", "there is no such path"),
-        ("none/", "there is no such path"),
+        ("none", "must be a run, a folder of runs, .* got no such path"),
+        ("none/", "got no such path"),
+        ("none.json", "got no such path"),
         ("relu2/model.safetensors", "got a file"),
     ],
 )
@@ -139,7 +140,7 @@ def test_what_is_no_model_is_refused(runs: Path, where: str, words: str) -> None
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     for data in ("python-docs", None):
-        with pytest.raises(DataError, match="got none of them"):
+        with pytest.raises(DataError, match="got a folder with none of these"):
             measure(str(tmp_path), data=data)
 
 
@@ -252,6 +253,11 @@ def test_a_share_counts_every_linear_map_once_a_token() -> None:
     shape = {"vocab_size": 40, "d_model": 16, "d_hidden": 48, "layers": 1, "heads": 2}
     gated = Decoder(DecoderConfig(**shape, kv_heads=2, gated=True), activation("silu"))
     assert measuring._share(gated) == 2304 / (1024 + 2304 + 640)
+
+
+def test_fewer_tokens_than_a_row_are_refused(runs: Path) -> None:
+    with pytest.raises(DataError, match=r"context of 16 at least, got 15; pass --tokens 16"):
+        measure(str(runs / "out" / "relu2"), tokens=15)
 
 
 def test_bad_input_has_status_2(capsys: pytest.CaptureFixture[str]) -> None:

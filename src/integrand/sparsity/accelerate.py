@@ -8,6 +8,7 @@ Dimensions: H d_hidden.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,10 @@ from integrand.sparsity.plans import fixed, measured
 from integrand.sparsity.skipping import RowSkip
 from integrand.sparsity.vetting import thresholds_of, why_not
 
+log = logging.getLogger("integrand")
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, repr=False)
 class Accelerated:
     """What `accelerate` did: `blocks` by name, and `left` with the reason for each block left."""
 
@@ -43,6 +46,13 @@ class Accelerated:
         paths = ("skipping", "dense", "original")
         return {p: sum(b.taken[p] for b in self.blocks.values()) for p in paths}
 
+    def __repr__(self) -> str:
+        calls = ", ".join(f"{count} {path}" for path, count in self.calls().items())
+        lines = [f"{len(self.blocks)} blocks accelerated; calls: {calls}"]
+        lines += [f"{name}: {block}" for name, block in self.blocks.items()]
+        lines += [f"left {name}: {reason}" for name, reason in self.left.items()]
+        return "\n".join(lines)
+
 
 def accelerate(
     model: nn.Module,
@@ -57,10 +67,11 @@ def accelerate(
     Without thresholds the result is the dense one but for the order of its sums. Where skipping
     does not pay (too many active neurons, a large batch: measured once, `break_even.py`) a dense
     product is computed; with gradients, in training mode, under autocast, torch.compile or hooks
-    inside a block, and for other dtypes than fp32 and bf16, the model's own code runs. A block of
-    form `both` is left if its activation is not known to be too slow to overflow. Weights are
-    laid anew, in place: same parameters, names, shapes and values, other strides. A block one of
-    whose parts is replaced, wrapped or parametrised afterwards runs its own code.
+    inside a block, and for other dtypes than fp32 and bf16, the model's own code runs; training
+    mode is warned of. A block of form `both` is left if its activation is not known to be too slow
+    to overflow. Weights are laid anew, in place: same parameters, names, shapes and values, other
+    strides. A block one of whose parts is replaced, wrapped or parametrised afterwards runs its
+    own code.
 
     Args:
         thresholds: {"gate/BLOCK": (H,)} or `Thresholds` of this model: neurons with |act(gate)| at
@@ -110,6 +121,11 @@ def accelerate(
         else:
             restore(skip.strides)
             handle.left[name] = "is too small: torch's dense product is as fast at batch 1"
+    if any(block.block.module.training for block in handle.blocks.values()):
+        log.warning(
+            "the model is in training mode, where its own code runs, with its dropout: nothing is "
+            "skipped before model.eval()"
+        )
     return handle
 
 

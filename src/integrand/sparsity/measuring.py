@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from integrand.errors import DataError
-from integrand.models.checkpoints.places import Folder, place
+from integrand.models.checkpoints.places import Folder, is_hub_id, place
 from integrand.models.checkpoints.ranges import read_json as read_config
 from integrand.sparsity.analysis import analyze
 from integrand.sparsity.aspects import decode, decode_speedup, predictivity
@@ -236,7 +236,7 @@ def _run(folder: Path, data: str | None, tokens: int) -> Subject:
         raise DataError(f"{folder} must hold a finished run, got no {WEIGHTS}; train it to its end")
     model = load_run(folder)  # checks what run.json holds
     config = TrainConfig.from_dict(read_json(folder / IDENTITY)["config"])
-    count = max(1, tokens // config.context)
+    count = _rows(tokens, config.context)
     if data is None:
         known = prepare(config.data)
         rows = held_out_windows(Windows(known.held_out, config.context), count)
@@ -255,10 +255,12 @@ def _run(folder: Path, data: str | None, tokens: int) -> Subject:
 def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
     folder = Path(where).expanduser()
     local = folder.is_dir()
+    if not folder.exists() and not is_hub_id(where):
+        raise _no_model(where, "no such path")
     if not local and isinstance(place(where)[0], Folder):
         raise DataError(f"{where} must be a folder with a config.json, got a file; pass its folder")
     if local and not (folder / "config.json").exists():
-        raise _no_model(where)
+        raise _no_model(where, "a folder with none of these")
     if data is None:
         kind = "is no run with" if local else "is no path here, and a hub's model has no"
         raise DataError(f"{where} {kind} text of its own; pass --data, such as python-docs")
@@ -267,12 +269,12 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
         folder = _fetched(where)
     config = read_config(Folder(folder), "config.json")
     if config is None:
-        raise _no_model(where)
+        raise _no_model(where, "none of these")
     published = is_published(folder)
     model = load_published(folder, name) if published else _transformers(folder)
     most = config.get("max_position_embeddings")
     context = min(CONTEXT, most) if isinstance(most, int) and most > 0 else CONTEXT
-    rows, _ = _encoded(data, folder / TOKENIZER, context, max(1, tokens // context))
+    rows, _ = _encoded(data, folder / TOKENIZER, context, _rows(tokens, context))
     act = config.get("hidden_act") or config.get("activation_function") or "unknown"
     if published:  # what config says is not what they compute
         spec = getattr(model.get_submodule("model.layers.0.mlp.act_fn"), "spec", None)
@@ -280,10 +282,19 @@ def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:
     return Subject(name.replace("/", "--"), act.removeprefix("integrand/"), model, rows, None, None)
 
 
-def _no_model(where: str) -> DataError:
+def _rows(tokens: int, context: int) -> int:
+    if tokens < context:
+        raise DataError(
+            f"tokens must fill one row of this model's context of {context} at least, got {tokens};"
+            f" pass --tokens {context}"
+        )
+    return tokens // context
+
+
+def _no_model(where: str, got: str) -> DataError:
     return DataError(
-        f"{where} must be a run, a folder of runs, a folder with a config.json or a hub id, "
-        "got none of them; check the path"
+        f"{where} must be a run, a folder of runs, a folder with a config.json or a hub id such as "
+        f"SparseLLM/relu2-100B, got {got}; check the path"
     )
 
 

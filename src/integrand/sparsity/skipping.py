@@ -40,6 +40,12 @@ class RowSkip:
         # views of the weights: a copy looks at its own
         return {**vars(self), "_kept": None, "_kernel": None}
 
+    def __repr__(self) -> str:
+        first, width = self.plan[0], self.block.d_hidden
+        if not first.most:
+            return f"{self.block.form}, {width} neurons; dense with integrand's product at batch 1"
+        return f"{self.block.form}, {width} neurons; skips at batch 1 up to {first.most} active"
+
     def remove(self) -> None:
         if vars(self.block.module).get("forward") is self:
             del self.block.module.forward

@@ -113,6 +113,12 @@ def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
+def is_hub_id(where: str) -> bool:
+    """Whether what is no path here has the form of a hub id."""
+    known = (".safetensors", ".gguf", ".json")
+    return _HUB_ID.fullmatch(where) is not None and Path(where).suffix not in known
+
+
 def place(where: str | Path) -> tuple[Files, str | None]:
     """The files of a path or hub id, and the one file that a path names.
 
@@ -134,7 +140,7 @@ def place(where: str | Path) -> tuple[Files, str | None]:
             return Folder(path.parent), path.name
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{shown(str(where))} cannot be a path: {_why(error)}") from None
-    if _HUB_ID.fullmatch(str(where)) and path.suffix not in (".safetensors", ".gguf", ".json"):
+    if is_hub_id(str(where)):
         return Hub(str(where)), None
     raise DataError(
         f"{shown(str(where))} must be a safetensors or GGUF file, a folder with a checkpoint, or a "
