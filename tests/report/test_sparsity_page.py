@@ -34,6 +34,16 @@ def test_the_sparsest_model_comes_first_and_names_are_those_of_the_field() -> No
     assert rows[0][5] == "90.0 %" and rows[0][-1] == "–"
 
 
+def test_training_tokens_are_shown_where_they_differ() -> None:
+    few, many = (
+        model(a, "plain", 0.6, training_tokens=n) for a, n in (("gelu", 1e6), ("relu", 2e6))
+    )
+    assert "training tokens" not in results({"models": [few, few]}).head
+    table = results({"models": [few, many, model("relu2", "plain", 0.9)]})
+    assert table.head[2] == "training tokens" and len(table.head) == len(table.rows[0])
+    assert [row[2].text for row in table.rows] == ["–", "1.000 M", "2.000 M"]
+
+
 def test_the_headline_ranks_and_says_where_relu2_is() -> None:
     said = " ".join(headline(SUMMARY))
     assert "Sparsity at 1 % of perplexity: ReLU² 90.0 %, SwiGLU 60.0 %." in said

@@ -450,9 +450,9 @@ def test_modes_stay() -> None:
 def test_measuring_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
 
-    def times(d_hidden: int, timed: break_even.Timed) -> tuple[break_even.Times, bool]:
+    def times(d_hidden: int, *ways: Any) -> tuple[break_even.Times, bool]:
         measured.append(d_hidden)
-        return [[1.0, 2.0, 3.0, 9.0]] * len(break_even.BATCHES), True
+        return [[1.0, 2.0, 3.0, 9.0, 9.0]] * len(break_even.BATCHES), True
 
     monkeypatch.setattr(break_even, "_times", times)
     monkeypatch.setattr(break_even, "processor", lambda: "of test_measuring_anew")
@@ -460,6 +460,20 @@ def test_measuring_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         handle = accelerate(block("gated"), measure_anew=anew)
         assert all(step.own for step in handle.blocks["0"].plan)
     assert measured == [131, 131]
+
+
+def test_a_block_that_gains_nothing_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def times(d_hidden: int, timed: Any, former: Any) -> tuple[break_even.Times, bool]:
+        former(), timed(1, None)
+        # three times as fast as torch with weights laid anew, and no faster than before
+        return [[4.0, 5.0, 3.0, 9.0, 3.0]] * len(break_even.BATCHES), True
+
+    monkeypatch.setattr(break_even, "_times", times)
+    model = block("gated")
+    before = [p.stride() for p in model.parameters()]
+    handle = accelerate(model, measure_anew=True)
+    assert not handle.blocks and handle.left["0"].startswith("is too small")
+    assert [p.stride() for p in model.parameters()] == before and "forward" not in vars(model[0])
 
 
 def test_compiles_without_a_break() -> None:

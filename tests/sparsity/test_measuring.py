@@ -69,7 +69,7 @@ def test_a_folder_of_runs_is_measured_once(
     relu2, swiglu = summary["models"]
     assert relu2["form"] == "plain" and swiglu["form"] == "gated"
     assert relu2["exact_zeros"] > 0.2 and swiglu["exact_zeros"] < 0.01
-    assert relu2["tokens"] == 320
+    assert relu2["tokens"] == 320 and relu2["training_tokens"] == 4 * 4 * 16
     assert json.loads((tmp_path / "all.json").read_text())["models"] == summary["models"]
 
     # what is there is taken, and nothing else is: other tokens are another measurement

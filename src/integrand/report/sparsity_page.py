@@ -64,22 +64,27 @@ def title(model: Data) -> str:
 
 
 def results(summary: Data) -> Table:
-    """One line per model, the sparsest first."""
+    """One line per model, the sparsest first; what each was trained on where that differs."""
+    models = summary["models"]
+    differ = len({m.get("training_tokens") for m in models}) > 1
     head = [
-        *("model", "activation", "loss", "perplexity", "exact zeros", "CETT-PPL-1 %", "CETT there"),
+        *("model", "activation", *(["training tokens"] if differ else []), "loss", "perplexity"),
+        *("exact zeros", "CETT-PPL-1 %", "CETT there"),
         *("CETT ≤ 0.2", "its cost", "reuse", "co-activation gap", "lift", "hot neurons", "dead"),
         *("predictor recall", "predicted sparsity", "decode"),
     ]
-    rows = sorted(summary["models"], key=lambda m: -m["cett_ppl_1"])
-    return Table(head, [_row(m) for m in rows])
+    rows = sorted(models, key=lambda m: -m["cett_ppl_1"])
+    return Table(head, [_row(m, differ) for m in rows])
 
 
-def _row(m: Data) -> list[Cell]:
+def _row(m: Data, trained: bool) -> list[Cell]:
     predictor, at_bound = m.get("predictor") or {}, point(m, "cett", 0.2)
-    speed = m["decode_speedup"]
+    speed, tokens = m["decode_speedup"], m.get("training_tokens")
+    on = Cell("–" if tokens is None else f"{tokens / 1e6:.3f} M", "n")
     return [
         Cell(m["name"]),
         Cell(title(m)),
+        *([on] if trained else []),
         Cell(f"{m['loss']:.3f}", "n"),
         Cell(number(m["perplexity"], 4), "n"),
         Cell(percent(m["exact_zeros"]), "n"),

@@ -105,22 +105,23 @@ def accelerate(
     skips = [RowSkip(b, limits.get(b.name), impl) for b in blocks if b.name not in left]
     with torch.no_grad():
         if impl == "triton":
-            plans = [(Step(1, False, s.block.d_hidden),) for s in skips]
+            plans = [((Step(1, False, s.block.d_hidden),), True) for s in skips]
         elif break_even is None:
             plans = measured(skips, measure_anew)
         else:
             plans = fixed(skips, break_even)
     warn_of(unknown)
     handle = Accelerated({}, left | unknown)
-    for skip, steps in zip(skips, plans, strict=True):
+    for skip, (steps, gains) in zip(skips, plans, strict=True):
         name = skip.block.name
-        if steps[0].own or steps[0].most or skip.threshold is not None:
+        if gains or skip.threshold is not None:
+            skip.lay()
             skip.plan = steps
             skip.block.module.forward = skip
             handle.blocks[name] = skip
         else:
             restore(skip.strides)
-            handle.left[name] = "is too small: torch's dense product is as fast at batch 1"
+            handle.left[name] = "is too small: its own code is as fast at batch 1"
     if any(block.block.module.training for block in handle.blocks.values()):
         log.warning(
             "the model is in training mode, where its own code runs, with its dropout: nothing is "

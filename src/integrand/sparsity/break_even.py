@@ -1,8 +1,9 @@
 """How many active neurons make skipping as slow as a dense product, measured on this machine.
 
-Time with n of H neurons active is a + b n for a batch; it meets the faster dense path at the
-break-even. Measured per shape, storage type and number of threads, and cached: once on a machine
-that agrees with itself, and up to `TRIES` times on a busy one, where the shortest times count.
+Time with n of H neurons active is a + b n for a batch; it meets the fastest dense path at the
+break-even. At batch 1 the block as it was is one of them: with weights laid anew torch may be
+slower. Measured per shape, storage type and number of threads, and cached: once on a machine that
+agrees with itself, and up to `TRIES` times on a busy one, where the shortest times count.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from integrand.kernels.c_build import processor
 
 log = logging.getLogger("integrand")
 
+FORMAT = 2  # of what the cache holds
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 # shares of active neurons at which the line is measured
 LOW, HIGH = 1 / 16, 7 / 8
@@ -45,20 +47,26 @@ class Step:
 
 
 Plan = tuple[Step, ...]
-# seconds by batch: few neurons, many, all by our dense path, all by torch's (inf: not timed)
+# seconds by batch: few neurons, many, all by our dense path, by torch's, by torch's with the
+# weights as they lay before (inf: not timed)
 Times = list[list[float]]
 # seconds of one call: (tokens, None for torch's dense path, H for ours, n for skipping all but n)
 Timed = Callable[[int, int | None], Callable[[], object]]
+# the same of the last at batch 1; made before any of `timed`, which lays weights anew
+Former = Callable[[], Callable[[], object]]
 
 
-def plan(identity: Sequence[object], d_hidden: int, timed: Timed, anew: bool = False) -> Plan:
-    """The plan for a block, from the cache or measured now; `identity` names what it depends on.
+def plan(
+    identity: Sequence[object], d_hidden: int, timed: Timed, former: Former, anew: bool = False
+) -> tuple[Plan, bool]:
+    """The plan for a block, and whether it gains anything over the block as it was, at batch 1.
 
-    `anew` measures whatever the cache holds, and replaces it. Where times kept changing while they
-    were measured, the next calls measure again, as other work only ever adds time.
+    From the cache or measured now; `identity` names what it depends on. `anew` measures whatever
+    the cache holds, and replaces it. Where times kept changing while they were measured, the next
+    calls measure again, as other work only ever adds time.
     """
     # times mean nothing but for what was timed
-    what = (LOW, HIGH, BATCHES, processor(), torch.__version__, torch.get_num_threads())
+    what = (FORMAT, LOW, HIGH, BATCHES, processor(), torch.__version__, torch.get_num_threads())
     parts = (*identity, *what)
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
     key = f"break-even-{digest}.json"
@@ -66,24 +74,28 @@ def plan(identity: Sequence[object], d_hidden: int, timed: Timed, anew: bool = F
     times, due = json.loads(kept) if kept else ([], TRIES)
     if due:
         log.info("measuring where skipping neurons pays, for %s", identity[:5])
-        found, settled = _times(d_hidden, timed)
+        found, settled = _times(d_hidden, timed, former)
         times = [list(map(min, *pair)) for pair in zip(times or found, found, strict=True)]
         due = 0 if settled else due - 1
         cache.write(key, json.dumps([times, due]).encode())
         if due:
             log.info("times kept changing: where skipping pays will be measured again")
-    return tuple(_step(b, d_hidden, row) for b, row in zip(BATCHES, times, strict=True))
+    steps = tuple(_step(b, d_hidden, row) for b, row in zip(BATCHES, times, strict=True))
+    ours, before = times[0][2], times[0][4]
+    return steps, steps[0].most > 0 or ours < MARGIN * before
 
 
-def _times(d_hidden: int, timed: Timed) -> tuple[Times, bool]:
+def _times(d_hidden: int, timed: Timed, former: Former) -> tuple[Times, bool]:
     """Seconds, and whether they agreed with themselves."""
     times: Times = []
-    settled, hopeless = True, False
+    hopeless = False
+    before, settled = _seconds([former()])
     for batch in BATCHES:
         # seconds a call, for some types and layouts: larger batches need not show it again
         ways = [*_measured_at(d_hidden), d_hidden, *([] if hopeless else [None])]
         row, agree = _seconds([timed(batch, n) for n in ways])
-        times.append([*row, math.inf][:4])
+        times.append([*row, math.inf][:4] + before)
+        before = [math.inf]
         settled &= agree
         hopeless |= times[-1][3] > HOPELESS * times[-1][2]
     return times, settled
@@ -95,8 +107,8 @@ def _measured_at(d_hidden: int) -> tuple[int, int]:
 
 def _step(batch: int, d_hidden: int, row: Sequence[float]) -> Step:
     few, many = _measured_at(d_hidden)
-    at_few, at_many, ours, torchs = row
-    dense = MARGIN * min(ours, torchs)
+    at_few, at_many, ours, torchs, before = row
+    dense = MARGIN * min(ours, torchs, before)
     slope = (at_many - at_few) / (many - few)
     meet = few + (dense - at_few) / slope if slope > 0 else d_hidden
     most = min(d_hidden - 1, int(meet)) if at_few < dense else 0

@@ -50,6 +50,7 @@ class Subject:
     training: Tensor | None  # of the same kind, for a predictor; None: there are none
     separator: int | None  # of a model trained with documents apart
     batches: str | None = None  # hash of what a run was trained on
+    trained_on: int | None = None  # tokens
 
 
 def measure(
@@ -99,6 +100,7 @@ def measure(
                 "parameters": sum(p.numel() for p in subject.model.parameters()),
                 "ffn_share": _share(subject.model),
                 "batches_sha256": subject.batches,
+                "training_tokens": subject.trained_on,
                 "identity": identity,
                 **analysis.to_dict(),
             }
@@ -248,8 +250,8 @@ def _run(folder: Path, data: str | None, tokens: int) -> Subject:
     name = "drelu" if config.model.activate_up else config.activation
     apart = end if config.mask_documents else None
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
-    batches = record.get("batches_sha256")
-    return Subject(folder.resolve().name, name, model, rows, training, apart, batches)
+    trained = record.get("batches_sha256"), record.get("tokens")
+    return Subject(folder.resolve().name, name, model, rows, training, apart, *trained)
 
 
 def _checkpoint(where: str, data: str | None, tokens: int) -> Subject:

@@ -14,12 +14,12 @@ from integrand.sparsity.break_even import BATCHES, Plan, Step, plan
 from integrand.sparsity.skipping import RowSkip
 
 
-def fixed(skips: list[RowSkip], share: float) -> list[Plan]:
-    return [(Step(BATCHES[-1], True, int(share * s.block.d_hidden)),) for s in skips]
+def fixed(skips: list[RowSkip], share: float) -> list[tuple[Plan, bool]]:
+    return [((Step(BATCHES[-1], True, int(share * s.block.d_hidden)),), True) for s in skips]
 
 
-def measured(skips: list[RowSkip], anew: bool) -> list[Plan]:
-    """A plan for each; blocks of one shape are measured in turn, as they run."""
+def measured(skips: list[RowSkip], anew: bool) -> list[tuple[Plan, bool]]:
+    """A plan for each, and whether it gains anything; blocks of one shape are measured in turn."""
     alike: dict[tuple[Any, ...], list[RowSkip]] = {}
     for skip in skips:
         _, up, down = skip.block.matrices()
@@ -30,14 +30,24 @@ def measured(skips: list[RowSkip], anew: bool) -> list[Plan]:
         # what fits in the processor's caches all together runs at another speed
         weights = sum(p.numel() for s in group for p in s.block.module.parameters())
         identity = (*shape, weights.bit_length())
-        for skip in group:
-            skip.known()
-        plans[shape] = plan(identity, shape[1], partial(_timed, group), anew)
+        ways = partial(_timed, group), partial(_former, group)
+        plans[shape] = plan(identity, shape[1], *ways, anew)
     return [plans[shape] for skip in skips for shape, group in alike.items() if skip in group]
+
+
+def _former(group: list[RowSkip]) -> Callable[[], object]:
+    """The model's own code at batch 1 for the next block, its weights as they lie."""
+    turn = cycle(group)
+    up = group[0].block.matrices()[1].weight
+    x = torch.randn(1, up.shape[1]).to(up)
+    return lambda: next(turn).original(x)
 
 
 def _timed(group: list[RowSkip], batch: int, n: int | None) -> Callable[[], object]:
     """One call of the next block: torch's dense path, ours (n = H), or skipping all but n."""
+    for skip in group:
+        skip.lay()
+        skip.known()
     turn = cycle(group)
     up = group[0].block.matrices()[1].weight
     width = len(up)

@@ -28,7 +28,7 @@ class RowSkip:
         self.block, self.threshold, self.impl = block, threshold, impl
         self.plan: Plan = ()
         self.taken = {"skipping": 0, "dense": 0, "original": 0}
-        self.strides: Strides = lay(block)
+        self.strides: Strides = ()
         self._maps = (*block.inner, block.down)
         acts = [block.act] if isinstance(block.act, nn.Module) else []
         self._watched = tuple((m, type(m)) for m in (*self._maps, *acts))
@@ -45,6 +45,10 @@ class RowSkip:
         if not first.most:
             return f"{self.block.form}, {width} neurons; dense with integrand's product at batch 1"
         return f"{self.block.form}, {width} neurons; skips at batch 1 up to {first.most} active"
+
+    def lay(self) -> None:
+        """Lay the weights anew, once; `remove` gives them their strides back."""
+        self.strides = self.strides or lay(self.block)
 
     def remove(self) -> None:
         if vars(self.block.module).get("forward") is self:
