@@ -529,7 +529,7 @@ def sparsity(
             as SparseLLM/relu2-100B.
         data: the text: python-docs, a .txt, .jsonl or .parquet file, a folder of them, or hf:NAME
             (default: the held-out text of a run).
-        tokens: of the text.
+        tokens: of the text; one row of the model's context at least.
         speeds: what benchmarks/decode.py has written on this machine, for the decode speed.
         out: a folder for NAME.json of each model, summary.json and report.html; the same command
             goes on after a stop.
