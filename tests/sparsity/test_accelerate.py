@@ -462,18 +462,24 @@ def test_measuring_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measured == [131, 131]
 
 
-def test_a_block_that_gains_nothing_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("act", "few"), [("relu", 4.0), ("gelu", 1.0)])
+def test_a_block_that_gains_nothing_is_left_as_it_was(
+    act: str, few: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def times(d_hidden: int, timed: Any, former: Any) -> tuple[break_even.Times, bool]:
         former(), timed(1, None)
-        # three times as fast as torch with weights laid anew, and no faster than before
-        return [[4.0, 5.0, 3.0, 9.0, 3.0]] * len(break_even.BATCHES), True
+        # three times as fast as torch with weights laid anew, and no faster than before; what few
+        # active neurons would gain is nothing without zeros
+        return [[few, 5.0, 3.0, 9.0, 3.0]] * len(break_even.BATCHES), True
 
     monkeypatch.setattr(break_even, "_times", times)
-    model = block("gated")
+    model = block("gated", act=act)
     before = [p.stride() for p in model.parameters()]
     handle = accelerate(model, measure_anew=True)
-    assert not handle.blocks and handle.left["0"].startswith("is too small")
+    assert not handle.blocks and handle.left["0"].startswith("gains nothing")
     assert [p.stride() for p in model.parameters()] == before and "forward" not in vars(model[0])
+    few = 1.0
+    assert list(accelerate(block("gated"), measure_anew=True).blocks) == ["0"]
 
 
 def test_compiles_without_a_break() -> None:

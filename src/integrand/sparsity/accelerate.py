@@ -121,7 +121,7 @@ def accelerate(
             handle.blocks[name] = skip
         else:
             restore(skip.strides)
-            handle.left[name] = "is too small: its own code is as fast at batch 1"
+            handle.left[name] = "gains nothing: its own code is as fast at batch 1"
     if any(block.block.module.training for block in handle.blocks.values()):
         log.warning(
             "the model is in training mode, where its own code runs, with its dropout: nothing is "

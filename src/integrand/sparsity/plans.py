@@ -12,6 +12,7 @@ import torch
 from integrand.sparsity import row_skip
 from integrand.sparsity.break_even import BATCHES, Plan, Step, plan
 from integrand.sparsity.skipping import RowSkip
+from integrand.sparsity.vetting import has_zeros
 
 
 def fixed(skips: list[RowSkip], share: float) -> list[tuple[Plan, bool]]:
@@ -19,7 +20,7 @@ def fixed(skips: list[RowSkip], share: float) -> list[tuple[Plan, bool]]:
 
 
 def measured(skips: list[RowSkip], anew: bool) -> list[tuple[Plan, bool]]:
-    """A plan for each, and whether it gains anything; blocks of one shape are measured in turn."""
+    """A plan for each, and whether it gains at batch 1; blocks of one shape take turns."""
     alike: dict[tuple[Any, ...], list[RowSkip]] = {}
     for skip in skips:
         _, up, down = skip.block.matrices()
@@ -32,7 +33,8 @@ def measured(skips: list[RowSkip], anew: bool) -> list[tuple[Plan, bool]]:
         identity = (*shape, weights.bit_length())
         ways = partial(_timed, group), partial(_former, group)
         plans[shape] = plan(identity, shape[1], *ways, anew)
-    return [plans[shape] for skip in skips for shape, group in alike.items() if skip in group]
+    of_each = [(s, plans[shape]) for s in skips for shape, g in alike.items() if s in g]
+    return [(p, faster or (p[0].most > 0 and has_zeros(s.block))) for s, (p, faster) in of_each]
 
 
 def _former(group: list[RowSkip]) -> Callable[[], object]:

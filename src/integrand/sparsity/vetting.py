@@ -44,6 +44,13 @@ def why_not(block: FeedForward, impl: str) -> str:
     return _does_more(block)
 
 
+def has_zeros(block: FeedForward) -> bool:
+    """Whether act is 0 for any x but 0: SiLU and GELU are small where ReLU is zero."""
+    x = torch.linspace(-4, 4, 64).unsqueeze(1).expand(-1, block.d_hidden)
+    with frozen(block.module):
+        return bool((block.act(x.to(block.matrices()[1].weight)) == 0).any())
+
+
 def _grows_slowly(act: Any) -> bool:
     """Whether act is the catalogue's, torch's or transformers', whose |act| is largest at an end.
 
