@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -31,26 +31,28 @@ def measured(skips: list[RowSkip], anew: bool) -> list[tuple[Plan, bool]]:
         # what fits in the processor's caches all together runs at another speed
         weights = sum(p.numel() for s in group for p in s.block.module.parameters())
         identity = (*shape, weights.bit_length())
-        ways = partial(_timed, group), partial(_former, group)
+        # every call takes the next block: what the one before has read lies in a cache
+        turn = cycle(group)
+        ways = partial(_timed, group, turn), partial(_former, group, turn)
         plans[shape] = plan(identity, shape[1], *ways, anew)
     of_each = [(s, plans[shape]) for s in skips for shape, g in alike.items() if s in g]
     return [(p, faster or (p[0].most > 0 and has_zeros(s.block))) for s, (p, faster) in of_each]
 
 
-def _former(group: list[RowSkip]) -> Callable[[], object]:
+def _former(group: list[RowSkip], turn: Iterator[RowSkip]) -> Callable[[], object]:
     """The model's own code at batch 1 for the next block, its weights as they lie."""
-    turn = cycle(group)
     up = group[0].block.matrices()[1].weight
     x = torch.randn(1, up.shape[1]).to(up)
     return lambda: next(turn).original(x)
 
 
-def _timed(group: list[RowSkip], batch: int, n: int | None) -> Callable[[], object]:
+def _timed(
+    group: list[RowSkip], turn: Iterator[RowSkip], batch: int, n: int | None
+) -> Callable[[], object]:
     """One call of the next block: torch's dense path, ours (n = H), or skipping all but n."""
     for skip in group:
         skip.lay()
         skip.known()
-    turn = cycle(group)
     up = group[0].block.matrices()[1].weight
     width = len(up)
     x = torch.randn(batch, up.shape[1]).to(up)
