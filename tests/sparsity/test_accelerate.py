@@ -482,6 +482,21 @@ def test_a_block_that_gains_nothing_is_left_as_it_was(
     assert list(accelerate(block("gated"), measure_anew=True).blocks) == ["0"]
 
 
+def test_timed_calls_take_blocks_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    # two ways that read one block after each other: the second would find it in a cache
+    read: list[str] = []
+
+    def times(d_hidden: int, timed: Any, former: Any) -> tuple[break_even.Times, bool]:
+        for call in (former(), timed(1, None), timed(2, None)):
+            call()
+        return [[1.0, 2.0, 3.0, 9.0, 9.0]] * len(break_even.BATCHES), True
+
+    monkeypatch.setattr(break_even, "_times", times)
+    monkeypatch.setattr(RowSkip, "original", lambda self, x: read.append(self.block.name))
+    accelerate(nn.Sequential(block()[0], block()[0]).eval(), measure_anew=True)
+    assert read == ["0", "1", "0"]
+
+
 def test_compiles_without_a_break() -> None:
     model = block("gated")
     accelerate(model, break_even=1.0)

@@ -41,10 +41,9 @@ class RowSkip:
         return {**vars(self), "_kept": None, "_kernel": None}
 
     def __repr__(self) -> str:
-        first, width = self.plan[0], self.block.d_hidden
-        if not first.most:
-            return f"{self.block.form}, {width} neurons; dense with integrand's product at batch 1"
-        return f"{self.block.form}, {width} neurons; skips at batch 1 up to {first.most} active"
+        most = self.plan[0].most
+        how = f"skips at batch 1 up to {most} active" if most else "dense at batch 1"
+        return f"{self.block.form}, {self.block.d_hidden} neurons; {how}"
 
     def lay(self) -> None:
         """Lay the weights anew, once; `remove` gives them their strides back."""
