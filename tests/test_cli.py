@@ -257,7 +257,7 @@ def _process(*args: str) -> subprocess.Popen[str]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "integrand.cli", *args],
+            [sys.executable, "-m", "integrand", *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -16,7 +16,7 @@ from integrand.cli import main
 def finished(tmp_path_factory):
     """(folder, stderr) of a demo that was killed once and then run to its end."""
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    args = [sys.executable, "-m", "integrand.cli", "demo", "--quick", "--out", str(folder)]
+    args = [sys.executable, "-m", "integrand", "demo", "--quick", "--out", str(folder)]
     first = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not (folder / "certify.json").exists():
