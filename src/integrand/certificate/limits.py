@@ -18,6 +18,9 @@ def limit(value: Callable[[float], Any], sign: int) -> float | None:
     first, second, third, last = points
     if last != last:
         return None
+    if abs(last) == math.inf:
+        # beyond the largest number in fp64, on the same side twice
+        return float(last) if third == last else math.nan
     scale = max(1, abs(last))
     if abs(last - third) <= scale * 2.0**-60:
         return 0.0 if abs(last) < 2.0**-60 else float(last)
