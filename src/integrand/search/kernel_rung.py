@@ -31,7 +31,8 @@ class KernelRung:
         Error: there is no antiderivative, or no kernel.
     """
 
-    shape: tuple[int, int] = (64, 1024)
+    # large enough that a call's own cost, most of all that of parameters, does not decide
+    shape: tuple[int, int] = (512, 2048)
     rounds: int = 7
 
     def __call__(self, candidate: Candidate) -> Mapping[str, float]:
