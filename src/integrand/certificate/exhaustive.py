@@ -247,7 +247,7 @@ def _bins(
             sampled = (bins[:, None] * BIN + steps).astype(np.uint32).view(np.float32)
             x = sampled.astype(np.float64)
             compiled = dict(zip(_NAMES, reference(torch.from_numpy(x)), strict=True))
-            largest = largest_terms(truth.program, x, truth.values, _NAMES)
+            largest = largest_terms(truth.formula, x, truth.values, _NAMES)
             for name, (value, bound) in truth.fp64(x, _NAMES).items():
                 bounds[name][bins] = WIDER * bound.max(axis=1)
                 terms[name][bins] = 0.999 * np.nan_to_num(largest[name], nan=0.0).min(axis=1)

@@ -26,7 +26,7 @@ def judge(truth: Truth, fmt: Format, name: str, x: Array, computed: Array) -> Co
     finite = np.isfinite(x)
     x, computed = x[finite], computed[finite]
     value, bound = truth.fp64(x, [name])[name]
-    terms = largest_terms(truth.program, x, truth.values, [name])[name]
+    terms = largest_terms(truth.formula, x, truth.values, [name])[name]
     condition = _condition(truth, name, x, value)
     if fmt.half:
         # the band is for neighbourhoods of roots: elsewhere a formula that cancels is wrong

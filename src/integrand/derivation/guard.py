@@ -27,7 +27,7 @@ _HUGE = np.array([1e30, 1e33, 1e36, 1e37, 1e38, 2e38, 3e38, 3.4e38])
 
 def lower(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any]) -> Program:
     """The scalar program of the expressions `f`, `df`, `d_NAME`, guarded where it is needed."""
-    slopes = cancelling(spec, exprs, tables)
+    slopes = cancelling(spec, exprs["f"])
     if not any(e.has(sp.sin, sp.cos) for e in exprs.values()):
         # a fold brings back what a constant carries beyond the largest number, not any parameter
         scaled = any(_scaled_inside(e) for e in exprs.values())
@@ -66,7 +66,7 @@ def _lower(
     slopes: Mapping[Any, Any],
     how: _How,
 ) -> Program:
-    lowering = NearAnchor(spec, tables, how.spread, slopes)
+    lowering = NearAnchor(spec, tables, slopes, spread=how.spread, wide=how.wide)
     x = lowering.op("x")
     params = tuple(spec.params)
     outputs = {name: lowering.expr(e, x) for name, e in exprs.items()}

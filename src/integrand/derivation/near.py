@@ -2,12 +2,14 @@
 
 softplus(x + 1) - softplus(1) is off by the rounding of softplus(1), however small x is. There the
 first terms of the series about the anchor are exact to the precision of each of them. Every x
-decides for itself, by the size of the last two terms: no radius need be known, whatever values the
-parameters take.
+decides for itself: the last two terms must be negligible, the value small beside what cancelled,
+and the formula, as far as its own rounding lets it say, of the same opinion. No radius need be
+known, and where the series misleads it is off by the rounding of the formula, not by more.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ from integrand.derivation.multiprecision import evaluate_expr
 from integrand.derivation.pieces import draws
 from integrand.derivation.stable import stabilise
 from integrand.derivation.symbols import X, relu, softsign
-from integrand.derivation.truncation import FURTHEST, LARGEST, NEGLIGIBLE
+from integrand.derivation.truncation import AGREE, NEGLIGIBLE, SMALL
 from integrand.spec import Spec
 
 TERMS = 7
@@ -28,23 +30,20 @@ _KINKED = (sp.Abs, sp.sign, softsign, relu)
 _DIGITS = 40
 
 
-def cancelling(spec: Spec, exprs: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[Any, Any]:
-    """The pieces of f and of its partials that are 0 at the anchor as differences of larger terms,
-    each with its derivative. Those without a series that this module can find are left out."""
+def cancelling(spec: Spec, f: Any) -> dict[Any, Any]:
+    """The pieces of f that are 0 at the anchor as differences of larger terms, each with its
+    derivative. Those without a series that this module can find are left out."""
     point, value = spec.anchor
     if spec.kind != "gradient" or isinstance(point, str) or value != 0:
         return {}
     anchor, slopes = sp.Rational(str(point)), {}
-    for leaf in dict.fromkeys(
-        leaf for name in exprs if name != "df" for leaf in _leaves(exprs[name])
-    ):
+    for leaf in dict.fromkeys(_leaves(f)):
         if _cancels(spec, leaf, anchor):
             slope = stabilise(sp.diff(leaf, X))
-            try:
-                _series(Lowering(tables), slope, 0, anchor, 0)
-            except TypeError:
-                continue
-            slopes[leaf] = slope
+            # whether there is one, the coefficients tell
+            with contextlib.suppress(TypeError):
+                _Coefficients(Lowering({}), anchor).first(slope)
+                slopes[leaf] = slope
     return slopes
 
 
@@ -52,17 +51,52 @@ class NearAnchor(Lowering):
     """A lowering that takes series about the anchor of the `slopes` that `cancelling` found."""
 
     def __init__(
-        self, spec: Spec, tables: Mapping[str, Any], spread: bool, slopes: Mapping[Any, Any]
+        self,
+        spec: Spec,
+        tables: Mapping[str, Any],
+        slopes: Mapping[Any, Any],
+        *,
+        spread: bool,
+        wide: bool,
     ):
         super().__init__(tables, spread)
-        self.point, self.slopes = spec.anchor[0], slopes
+        self.point, self.slopes, self.agree = spec.anchor[0], slopes, AGREE[wide]
 
     def expr(self, expr: Any, x: int) -> int:
         """The op that computes an expression."""
         direct = super().expr(expr, x)
         if expr not in self.slopes:
             return direct
-        return _series(self, self.slopes[expr], x, sp.Rational(str(self.point)), direct)
+        anchor = sp.Rational(str(self.point))
+        value, tail = self._value(self.slopes[expr], x, anchor)
+        size = self._size(expr, anchor)
+        op = self.op
+        ends = op("le", tail, op("mul", op("call", "abs", value), op("const", repr(NEGLIGIBLE))))
+        small = op("lt", op("call", "abs", value), op("mul", size, op("const", repr(SMALL))))
+        apart = op("call", "abs", op("sub", value, direct))
+        agree = op("le", apart, op("mul", size, op("const", self.agree)))
+        return op("select", op("and", op("and", ends, small), agree), value, direct)
+
+    def _value(self, slope: Any, x: int, anchor: Any) -> tuple[int, int]:
+        """The series of what `slope` is the derivative of, and the size of its last two terms."""
+        at, op = _Coefficients(self, anchor), self.op
+        found = at.first(slope)
+        d = op("sub", x, self.const(anchor)) if anchor else x
+        total = at.op(found[-1])
+        for c in reversed(found[:-1]):
+            total = op("mul", total, d)
+            total = total if c is sp.S.Zero else op("add", at.op(c), total)
+        second = op("mul", d, d)
+        sixth = op("mul", op("mul", second, second), second)
+        before, last = (op("call", "abs", at.op(c)) for c in found[-2:])
+        last = op("mul", last, op("call", "abs", d))
+        return op("mul", total, d), op("mul", op("add", before, last), sixth)
+
+    def _size(self, leaf: Any, anchor: Any) -> int:
+        """The sum of the sizes of the terms at the anchor."""
+        at = self.const(anchor)
+        terms = [self.expr(t, at) for t in sp.Add.make_args(sp.expand_mul(leaf))]
+        return self._chain("add", [self.op("call", "abs", t) for t in terms])
 
 
 def _leaves(expr: Any) -> Iterator[Any]:
@@ -74,53 +108,20 @@ def _leaves(expr: Any) -> Iterator[Any]:
 
 
 def _cancels(spec: Spec, leaf: Any, anchor: Any) -> bool:
-    """Whether a sum is 0 at the anchor for all parameters, and close to it a difference of terms
-    2^8 times as large, for some."""
+    """Whether a sum with a constant in it is 0 at the anchor, whatever the parameters are."""
     terms = sp.Add.make_args(sp.expand_mul(leaf))
     if not any(X not in term.free_symbols for term in terms):
         return False
-    cancels = False
+    sizes = []
     for _, values in zip(range(3), draws(spec), strict=False):
         with mp.workdps(_DIGITS):
-            point = mp.mpf(anchor.p) / anchor.q
             env = {s: mp.mpf(values[s.name]) for s in leaf.free_symbols - {X}}
-            here, close = (
-                [evaluate_expr(term, {X: at, **env}, mp) for term in terms]
-                for at in (point, point + mp.mpf(2) ** -20)
-            )
-            if abs(mp.fsum(here)) > mp.mpf(10) ** (5 - _DIGITS) * max(map(abs, here)):
+            env[X] = mp.mpf(anchor.p) / anchor.q
+            here = [evaluate_expr(term, env, mp) for term in terms]
+            sizes.append(max(map(abs, here)))
+            if abs(mp.fsum(here)) > mp.mpf(10) ** (5 - _DIGITS) * sizes[-1]:
                 return False
-            cancels |= max(map(abs, close)) > 2**8 * abs(mp.fsum(close))
-    return cancels
-
-
-def _series(lowering: Lowering, slope: Any, x: int, anchor: Any, direct: int) -> int:
-    """The op `direct` with the series about the anchor in its place where that is exact.
-
-    `slope` is the derivative of what `direct` computes. Raises TypeError where it has no series
-    that this module can find.
-    """
-    at = _Coefficients(lowering, anchor)
-    found = [at.of(slope, k, over=k + 1) for k in range(TERMS)]
-    if found[-2:] == [0, 0]:
-        raise TypeError(f"the last two terms of the series of {slope} must tell where it ends")
-    op = lowering.op
-    d = op("sub", x, lowering.const(anchor)) if anchor else x
-    total = at.op(found[-1])
-    for c in reversed(found[:-1]):
-        total = op("mul", total, d)
-        total = total if c is sp.S.Zero else op("add", at.op(c), total)
-    value = op("mul", total, d)
-    size = op("call", "abs", d)
-    second = op("mul", d, d)
-    sixth = op("mul", op("mul", second, second), second)
-    ends = [op("call", "abs", at.op(c)) for c in found[-2:]]
-    tail = op("mul", op("add", ends[0], op("mul", ends[1], size)), sixth)
-    slack = op("mul", op("call", "abs", value), op("const", repr(NEGLIGIBLE)))
-    # an infinite tail is not within an infinite value
-    slack = op("min", slack, op("const", repr(LARGEST)))
-    near = op("and", op("le", tail, slack), op("lt", size, op("const", repr(FURTHEST))))
-    return op("select", near, value, direct)
+    return max(sizes) > 0
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,16 @@ class _Coefficients:
     def __init__(self, lowering: Lowering, point: Any) -> None:
         self.lowering, self.point = lowering, point
         self.known: dict[tuple[Any, int], Any] = {}
+
+    def first(self, slope: Any) -> list[Any]:
+        """The coefficients of x - point, its square and so on of the integral of `slope`.
+
+        Raises TypeError where it has none, or where the last two are 0 and tell nothing.
+        """
+        found = [self.of(slope, k, over=k + 1) for k in range(TERMS)]
+        if found[-2:] == [0, 0]:
+            raise TypeError(f"the last two terms of the series of {slope} must tell where it ends")
+        return found
 
     def of(self, expr: Any, k: int, over: int = 1) -> Any:
         """The coefficient of (x - point)^k, divided by `over`."""
@@ -190,7 +201,8 @@ class _Coefficients:
         """The op of a coefficient."""
         if isinstance(coefficient, _Op):
             return coefficient.number
-        return self.lowering.const(coefficient)
+        # not through `const`, which takes what is tiny for 0
+        return self.lowering.op("const", str(sp.N(coefficient, 30)))
 
 
 def _chain(expr: Any) -> tuple[Any, Any]:
