@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import sympy as sp
+import torch
 from mpmath import mp
 
 import integrand as ig
+from integrand.certificate.formats import format_of
+from integrand.certificate.judgement import judge
 from integrand.certificate.truth import Truth
 from integrand.derivation.derive import derive_program
 from integrand.derivation.lower import Lowering
@@ -88,6 +91,11 @@ def test_the_series_are_not_part_of_the_truth_that_judges_them() -> None:
     # what the series leaves out is measured, so that the bound holds of a wrong one as well
     assert abs(value[0] - _exact(x, 1, 1, 1)) <= bound[0]
     assert bound[0] > 0.01 * value[0]
+    points = np.float64([2.0**-70, 2.0**-20])
+    for judged, holds in ((program, True), (wrong, False)):
+        f = _run(judged, 32, points, {}, "f")
+        verdict = judge(Truth(spec, judged, {}), format_of(torch.float32), "f", points, f)
+        assert verdict.broken.any() != holds
 
 
 @pytest.mark.parametrize(
@@ -131,8 +139,8 @@ def test_steps_far_from_the_anchor_are_derived(gradient: str) -> None:
 
 
 def test_a_formula_whose_terms_overflow_before_it_does_is_not_taken_as_it_stands() -> None:
-    # f tends to 0.8 x: finite at -1.7e38, where log(cosh(2 x - 1)) is not
+    # f tends to 0.8 x: finite at -2e38, where log(cosh(2 x - 1)) is not
     spec = ig.Spec(name="far", gradient="-0.2 if x > 0 else -0.2 - tanh(2*x - 1)")
-    far = np.array([-1.7e38])
+    far = np.array([-2e38])
     got = _run(derive_program(spec).program, 32, far, {}, "f")
     np.testing.assert_allclose(got, 0.8 * far, rtol=2.0**-20)

@@ -17,6 +17,7 @@ import pytest
 from integrand.errors import Error
 from integrand.search.child import Child
 from integrand.search.engine import search
+from integrand.search.evolution import Evolution
 from integrand.search.recipe import Recipe
 from integrand.search.rung import Rung
 from integrand.search.store import Record, Store
@@ -68,6 +69,18 @@ def test_time_that_we_stood_still_is_not_the_candidates() -> None:
     assert child.poll() is None and child.left == pytest.approx(6, abs=1)
 
 
+def test_a_store_that_takes_its_time_does_not_keep_a_hanging_candidate_alive(monkeypatch) -> None:
+    child = Child.__new__(Child)
+    child.pipe = SimpleNamespace(poll=lambda: False)  # pyrefly: ignore
+    monkeypatch.setattr(Child, "_again", lambda self, outcome: outcome)
+    child._now("busy", 10.0)
+    for _ in range(400):
+        child.since, child.looked = child.since - 6, child.looked - 6
+        if outcome := child.poll():
+            break
+    assert "took longer" in outcome.reason
+
+
 def test_a_search_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> None:
     def made(folder: str, *evaluations: int) -> tuple[list, dict]:
         for n in evaluations:
@@ -94,17 +107,25 @@ def test_a_search_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> No
     assert -1 <= rungs[0]["rank_correlation"] <= 1
 
 
-def test_references_come_first_reach_the_end_and_are_bred_from_never(tmp_path: Path) -> None:
+def test_references_come_first_reach_the_end_and_are_told_to_no_strategy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rungs = (Rung("steep", poisoned.steepness, 5.0, 0.5), Rung("again", poisoned.steepness, 5.0))
     last = Spec(name="last", gradient="99*x + 2")
     first = Spec(name="first", gradient="1 if x > 0 else a", params={"a": Param(0.1)})
     recipe = replace(poisoned.recipe(*rungs, strategy="evolution"), references=(last, first))
+    told: list[str] = []
+    tell = Evolution.tell
+    monkeypatch.setattr(
+        Evolution, "tell", lambda self, c, score: (told.append(c.key), tell(self, c, score))[1]
+    )
     # stopped and read back in between
     for n in (3, 12):
         found = search(replace(recipe, evaluations=n), tmp_path, quiet=True)
     kept = records(tmp_path, recipe)
     assert [r.key for r in kept[:2]] == [last.sha256, last.sha256]
     assert sum(r.why == "reference" for r in kept) == 4
+    assert told and not {last.sha256, first.sha256} & {*told}
     steep, again = (r["scored"] for r in found["rungs"])
     assert 4 < again < steep == 12
     worst, best = found["references"]

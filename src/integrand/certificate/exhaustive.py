@@ -21,7 +21,6 @@ import torch
 
 from integrand.certificate.certificate import Region
 from integrand.certificate.comparison import Comparison
-from integrand.certificate.largest_term import largest_terms
 from integrand.certificate.subject import Subject
 from integrand.certificate.truth import Truth
 from integrand.errors import CertificationError
@@ -247,7 +246,7 @@ def _bins(
             sampled = (bins[:, None] * BIN + steps).astype(np.uint32).view(np.float32)
             x = sampled.astype(np.float64)
             compiled = dict(zip(_NAMES, reference(torch.from_numpy(x)), strict=True))
-            largest = largest_terms(truth.formula, x, truth.values, _NAMES)
+            largest = truth.largest_terms(x, _NAMES)
             for name, (value, bound) in truth.fp64(x, _NAMES).items():
                 bounds[name][bins] = WIDER * bound.max(axis=1)
                 terms[name][bins] = 0.999 * np.nan_to_num(largest[name], nan=0.0).min(axis=1)

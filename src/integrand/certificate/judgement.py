@@ -10,7 +10,6 @@ import torch
 
 from integrand.certificate.comparison import Comparison, Rule, compare
 from integrand.certificate.formats import Format
-from integrand.certificate.largest_term import largest_terms
 from integrand.certificate.truth import Truth
 
 Array = np.ndarray[Any, Any]
@@ -26,7 +25,7 @@ def judge(truth: Truth, fmt: Format, name: str, x: Array, computed: Array) -> Co
     finite = np.isfinite(x)
     x, computed = x[finite], computed[finite]
     value, bound = truth.fp64(x, [name])[name]
-    terms = largest_terms(truth.formula, x, truth.values, [name])[name]
+    terms = truth.largest_terms(x, [name])[name]
     condition = _condition(truth, name, x, value)
     if fmt.half:
         # the band is for neighbourhoods of roots: elsewhere a formula that cancels is wrong

@@ -15,6 +15,7 @@ import numpy as np
 
 from integrand.certificate.antiderivative import Antiderivative
 from integrand.certificate.context import context
+from integrand.certificate.largest_term import largest_terms
 from integrand.certificate.real_program import at_finite_x, evaluate_real
 from integrand.derivation.exact import breakpoints, exact
 from integrand.derivation.numeric import evaluate_with_bound
@@ -57,6 +58,15 @@ class Truth:
             f = outputs.index("f")
             errors[f] = errors[f] + self.left_out * np.abs(shaped[f])
         return dict(zip(outputs, zip(shaped, errors, strict=True), strict=True))
+
+    def largest_terms(self, x: Array, outputs: Iterable[str]) -> dict[str, Array]:
+        """Per output, its largest term. Of the series' and the formula's the smaller: those of a
+        series may be as large as they like where it is not what it claims to be."""
+        outputs = list(outputs)
+        series, formula = (
+            largest_terms(p, x, self.values, outputs) for p in (self.program, self.formula)
+        )
+        return {name: np.minimum(series[name], formula[name]) for name in outputs}
 
     @cached_property
     def left_out(self) -> float:

@@ -22,6 +22,7 @@ from integrand.search.store import Outcome
 
 START_SECONDS = 300.0  # importing, on a machine that is busy
 STILL_SECONDS = 5.0  # between two polls, ten times the usual: we were stopped, or the machine slept
+MOST_STILL_SECONDS = 1800.0  # of one evaluation: a slow store must not keep one that hangs alive
 
 
 class Child:
@@ -50,6 +51,7 @@ class Child:
     def _now(self, state: Literal["starting", "ready", "busy"], limit: float = math.inf) -> None:
         self.state, self.limit = state, limit
         self.since = self.looked = time.monotonic()
+        self.still = 0.0
 
     @property
     def left(self) -> float:
@@ -65,9 +67,10 @@ class Child:
     def poll(self) -> Outcome | None:
         """What the evaluation came to, once, when it did or its time is over; else None."""
         now = time.monotonic()
-        if now - self.looked > STILL_SECONDS:
+        gap = now - self.looked
+        if gap > STILL_SECONDS and self.still < MOST_STILL_SECONDS:
             # the child stood still as well
-            self.since += now - self.looked
+            self.since, self.still = self.since + gap, self.still + gap
         self.looked, spent = now, now - self.since
         if self.pipe.poll():
             try:
