@@ -65,7 +65,9 @@ def test_seeds_are_not_those_of_the_search(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"sizes": ("0.1M", "0.2M")}, "outside the search"),
+        ({"sizes": ("0.1M", "0.2M")}, "the search is at 0.1M"),
+        ({"sizes": ("0.2M", "0.07M")}, "two or more sizes of 0.05M, 0.2M"),
+        ({"sizes": ("0.5M", "0.2M")}, "ascending"),
         ({"sizes": ("0.2M",)}, "two or more sizes"),
         ({"seeds": (3, 5)}, "5 paired seeds"),
     ],

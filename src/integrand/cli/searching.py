@@ -21,6 +21,7 @@ def search(
     strategy: Literal["exhaustive", "random", "evolution", "controller"] | None = None,
     space: Path | None = None,
     confirm: int = 0,
+    size: tuple[str, ...] = (),
     json: Path | None = None,
 ) -> int:
     """Search gradients or functions for activations; cheap measurements come first.
@@ -44,6 +45,7 @@ def search(
         space: FILE.toml with a space of your own (default: the recipe's).
         confirm: then train so many of the best beside SwiGLU, ReLU2 and xIELU, on fresh seeds and
             sizes and on the other half of the documents.
+        size: of a confirmation, two or more, ascending (default: 0.2M and 0.5M); repeatable.
         json: also write the summary as JSON.
     """
     import dataclasses
@@ -58,6 +60,8 @@ def search(
     from integrand.search.recipes import RECIPES
     from integrand.train.files import read_json
 
+    if size and not confirm:
+        raise SpecError("--size belongs to a confirmation; add --confirm 3")
     for name, given in (("workers", workers), ("threads", threads)):
         if given < 1:
             raise SpecError(f"--{name} must be at least 1, got {given}")
@@ -72,7 +76,7 @@ def search(
     summary = run(chosen, folder, storage=storage, workers=workers, threads=threads)
     if confirm:
         unread = split_documents(data, folder / "text").confirm
-        conclude(folder, str(unread), confirm)
+        conclude(folder, str(unread), confirm, **({"sizes": size} if size else {}))
         summary = read_json(folder / "summary.json")
     keep(json, summary)
     tables = [ladder(summary["rungs"]).plain(), front_table(summary)]

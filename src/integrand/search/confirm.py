@@ -18,6 +18,7 @@ from integrand.spec import Spec
 from integrand.train import TrainConfig, Variant
 from integrand.train.studies import Plan, Rung
 from integrand.train.studies.comparisons import comparisons
+from integrand.train.studies.recipes import SIZES as LADDER
 from integrand.train.studies.recipes import size
 from integrand.train.studies.records import load
 
@@ -53,10 +54,11 @@ def confirmation(
         Error: a size or a number of seeds that would confirm nothing, equal winners, or one that
             cannot be derived.
     """
-    if SIZE in sizes or len(sizes) < 2:
+    known = [name for name in LADDER if name != SIZE]
+    if len(sizes) < 2 or list(sizes) != [name for name in known if name in sizes]:
         raise Error(
-            f"a confirmation needs two or more sizes outside the search, which is at {SIZE}, got "
-            f"{', '.join(sizes) or 'none'}; {' and '.join(SIZES)} are usual"
+            f"a confirmation needs two or more sizes of {', '.join(known)}, ascending (the search is"
+            f" at {SIZE}), got {', '.join(sizes) or 'none'}; {' and '.join(SIZES)} are usual"
         )
     if seeds[0] < LEAST_SEEDS:
         raise Error(f"a confirmation needs {LEAST_SEEDS} paired seeds or more, got {seeds[0]}")

@@ -15,6 +15,7 @@ VOCABULARY = 1024
 CONTEXT = 128
 # name: d_model, gated d_hidden, layers, heads, sequences a step; the vocabulary is in every count
 SIZES = {
+    "0.05M": (32, 64, 2, 2, 16),
     "0.1M": (48, 96, 2, 2, 16),
     "0.2M": (64, 128, 3, 2, 16),
     "0.5M": (96, 192, 4, 3, 16),
