@@ -57,8 +57,8 @@ def confirmation(
     known = [name for name in LADDER if name != SIZE]
     if len(sizes) < 2 or list(sizes) != [name for name in known if name in sizes]:
         raise Error(
-            f"a confirmation needs two or more sizes of {', '.join(known)}, ascending (the search is"
-            f" at {SIZE}), got {', '.join(sizes) or 'none'}; {' and '.join(SIZES)} are usual"
+            f"a confirmation needs two or more sizes of {', '.join(known)}, ascending (the search"
+            f" is at {SIZE}), got {', '.join(sizes) or 'none'}; {' and '.join(SIZES)} are usual"
         )
     if seeds[0] < LEAST_SEEDS:
         raise Error(f"a confirmation needs {LEAST_SEEDS} paired seeds or more, got {seeds[0]}")
