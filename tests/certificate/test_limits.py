@@ -19,9 +19,21 @@ from integrand.certificate.limits import limit
         (lambda x: x * mpmath.sin(x), math.nan),
         (lambda x: 1 / mpmath.log(abs(x)), None),
         (lambda x: -math.inf, -math.inf),
+        (lambda x: float(x * x) if abs(x) < 2.0**500 else math.inf, math.inf),
         (lambda x: math.inf if abs(x) < 2.0**300 else -math.inf, math.nan),
     ],
-    ids=["square", "log", "inverse", "atan", "sine", "growing-sine", "slow", "overflow", "torn"],
+    ids=[
+        "square",
+        "log",
+        "inverse",
+        "atan",
+        "sine",
+        "growing-sine",
+        "slow",
+        "overflow",
+        "late",
+        "torn",
+    ],
 )
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_limits_are_recognised(function, expected, sign) -> None:  # type: ignore[no-untyped-def]

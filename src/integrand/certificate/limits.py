@@ -19,8 +19,8 @@ def limit(value: Callable[[float], Any], sign: int) -> float | None:
     if last != last:
         return None
     if abs(last) == math.inf:
-        # beyond the largest number in fp64, on the same side twice
-        return float(last) if third == last else math.nan
+        # beyond the largest number of fp64, always on the same side
+        return float(last) if (second > 0) == (third > 0) == (last > 0) else math.nan
     scale = max(1, abs(last))
     if abs(last - third) <= scale * 2.0**-60:
         return 0.0 if abs(last) < 2.0**-60 else float(last)
