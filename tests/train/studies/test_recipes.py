@@ -54,7 +54,7 @@ def test_a_published_run_gets_seeds_at_its_own_rate() -> None:
         ("lader", {}, "studies are ladder, smoke"),
         ("smoke", {"sizes": ("0.1M",)}, "sizes belong to the ladder"),
         ("ladder", {"sizes": ("1.2M", "0.1M")}, "sizes must ascend"),
-        ("ladder", {"sizes": ("7B",)}, "sizes are 0.1M"),
+        ("ladder", {"sizes": ("7B",)}, "sizes are 0.05M"),
         ("ladder", {"tokenizer": "t.json"}, "trains a tokenizer of its own"),
     ],
 )
