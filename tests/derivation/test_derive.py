@@ -105,6 +105,10 @@ def test_the_anchor_fixes_the_constant(gradient, anchor, x, expected):
         ({"function": "1 if x > 0 else 0"}, SpecError, "must not jump"),
         ({"gradient": "softplus(x)", "anchor": ("oo", 0)}, DerivationError, "no finite limit"),
         (
+            {"gradient": "a*softsign(x - 1) if x > -2 else 0", "params": {"a": Param(0.5)}},
+            DerivationError, "no closed integral",
+        ),
+        (
             {"gradient": "0 if x < a else 1 if x > b else 0.5",
              "params": {"a": Param(-1.0), "b": Param(1.0)}},
             SpecError, "need an order",

@@ -112,8 +112,11 @@ class Integrals:
             self._note("known integral")
             return c * known
         scale = _scale(rest)
+        if scale is None and rest.free_symbols - {X}:
+            return c * self._quadrature(rest)
         if scale is None:
-            return None if not rest.free_symbols - {X} else c * self._quadrature(rest)
+            # grouped with the other parameter-free terms, if it is one
+            return c * self._atom(rest, X, low, high, sample) if c.free_symbols else None
         k, shift = scale
         h = stabilise(_rescaled(rest, k, shift))
         parts = _terms(h) if h.is_Add or X in (h.free_symbols) else [h]
