@@ -23,5 +23,8 @@ def test_a_search_from_the_command_line(tmp_path, capsys) -> None:
     assert found["front"] and found["front"][0]["gradient"] and found["confirmed"] == []
     assert (tmp_path / "s" / "report.html").exists()
     assert found["front"][0]["gradient"] in capsys.readouterr().out
+    for wrong in (["--size", "0.2M"], ["--confirm", "3", "--size", "7B", "--size", "0.2M"]):
+        assert main([*command, *wrong]) == 2
+        assert "confirmation" in capsys.readouterr().err
     assert main([*command, "--seed", "1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -210,7 +210,8 @@ def _values(act: Any, params: Mapping[str, float] | None, fmt: Format) -> dict[s
                 f"'{name}' is not a parameter of {act.spec.name} "
                 f"(its parameters: {', '.join(values) or 'none'})"
             )
-        values[name] = float(value)
+        # also of a layer, whose values are tensors under autograd
+        values[name] = float(value.detach() if isinstance(value, torch.Tensor) else value)
         if not math.isfinite(values[name]):
             raise SpecError(f"parameter '{name}' must be a finite number, got {value!r}")
     check_values(act.spec, values)

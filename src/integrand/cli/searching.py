@@ -54,6 +54,7 @@ def search(
     from integrand.search import read_space
     from integrand.search.board import front_table
     from integrand.search.conclude import conclude
+    from integrand.search.confirm import SIZES, check_sizes
     from integrand.search.documents import split_documents
     from integrand.search.engine import search as run
     from integrand.search.page import ladder, standings, write_page
@@ -62,6 +63,8 @@ def search(
 
     if size and not confirm:
         raise SpecError("--size belongs to a confirmation; add --confirm 3")
+    # before a search of hours
+    check_sizes(size or SIZES)
     for name, given in (("workers", workers), ("threads", threads)):
         if given < 1:
             raise SpecError(f"--{name} must be at least 1, got {given}")
@@ -76,7 +79,7 @@ def search(
     summary = run(chosen, folder, storage=storage, workers=workers, threads=threads)
     if confirm:
         unread = split_documents(data, folder / "text").confirm
-        conclude(folder, str(unread), confirm, **({"sizes": size} if size else {}))
+        conclude(folder, str(unread), confirm, sizes=size or SIZES)
         summary = read_json(folder / "summary.json")
     keep(json, summary)
     tables = [ladder(summary["rungs"]).plain(), front_table(summary)]

@@ -54,12 +54,7 @@ def confirmation(
         Error: a size or a number of seeds that would confirm nothing, equal winners, or one that
             cannot be derived.
     """
-    known = [name for name in LADDER if name != SIZE]
-    if len(sizes) < 2 or list(sizes) != [name for name in known if name in sizes]:
-        raise Error(
-            f"a confirmation needs two or more sizes of {', '.join(known)}, ascending (the search"
-            f" is at {SIZE}), got {', '.join(sizes) or 'none'}; {' and '.join(SIZES)} are usual"
-        )
+    check_sizes(sizes)
     if seeds[0] < LEAST_SEEDS:
         raise Error(f"a confirmation needs {LEAST_SEEDS} paired seeds or more, got {seeds[0]}")
     acts = {label(spec): derive(spec) for spec in winners}
@@ -85,6 +80,16 @@ def confirmation(
         pairs=tuple((r.name, name) for r in REFERENCES[1:] for name in acts),
         activations=acts,
     )
+
+
+def check_sizes(sizes: Sequence[str]) -> None:
+    """Raises `Error` for sizes that would confirm nothing."""
+    known = [name for name in LADDER if name != SIZE]
+    if len(sizes) < 2 or list(sizes) != [name for name in known if name in sizes]:
+        raise Error(
+            f"a confirmation needs two or more sizes of {', '.join(known)}, ascending (the search"
+            f" is at {SIZE}), got {', '.join(sizes) or 'none'}; {' and '.join(SIZES)} are usual"
+        )
 
 
 def _config(name: str, data: str, changes: Mapping[str, Any]) -> TrainConfig:
