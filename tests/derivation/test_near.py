@@ -66,7 +66,7 @@ def test_a_shifted_primitive_keeps_its_digits_with_other_parameters(b: float, c:
 def test_where_the_series_would_mislead_the_formula_decides(c: float, bits: int) -> None:
     # saturated at the anchor, all that can be seen of sigmoid there is a constant
     values = {"a": 1.0, "b": 1.0, "c": c}
-    x = np.array([-200.0, -c - 1.0, -c, -c + 1.0, -1.0, 1.0, 50.0])
+    x = np.array([-200.0, -c - 1.0, -c, -c + 1.0, -0.75 * c, -1.0, 1.0, 50.0])
     exact = np.array([_exact(v, **values) for v in x])
     got = _run(derive_program(SHIFTED).program, bits, x, values, "f")
     largest = abs(exact) + np.logaddexp(0, c) + 1

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from integrand.derivation.primitives import PRIMITIVES
-from integrand.derivation.program import Op, Program
+from integrand.derivation.program import Op, Program, without
 from integrand.derivation.table import Table
 
 
 def at_finite_x(program: Program) -> Program:
     """The program without its answers to x = nan and x = +-inf, which are judged on their own."""
-    ops = list(program.ops)
-    for i, op in enumerate(ops):
-        if op[0] == "select" and _never(ops, ops[op[1]]):
-            # min(a, a) is a, exactly
-            ops[i] = ("min", op[3], op[3])
-    return replace(program, ops=tuple(ops))
+    return without(program, _never)
 
 
 def _never(ops: Sequence[Op], condition: Op) -> bool:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from integrand.derivation.table import Table
@@ -92,6 +92,16 @@ class Program:
             tables=tuple(Table.from_json(t) for t in data["tables"]),
             wide=data["wide"],
         )
+
+
+def without(program: Program, holds: Callable[[Sequence[Op], Op], bool]) -> Program:
+    """The program whose selects never take the branch of a condition that `holds` picks out."""
+    ops = list(program.ops)
+    for i, op in enumerate(ops):
+        if op[0] == "select" and holds(ops, ops[op[1]]):
+            # min(a, a) is a, exactly
+            ops[i] = ("min", op[3], op[3])
+    return replace(program, ops=tuple(ops))
 
 
 def operands(op: Op) -> tuple[int, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from integrand.derivation.program import Op, Program
+from integrand.derivation.program import Op, Program, without
 
 # its last two terms, of its value: terms that fall evenly then leave 2^-53 of it after the last
 NEGLIGIBLE = 2.0**-40
@@ -17,12 +16,7 @@ AGREE = {False: repr(2.0**-20), True: repr(2.0**-44)}
 
 def without_series(program: Program) -> Program:
     """The program that computes every formula as it stands: in real arithmetic none is needed."""
-    ops = list(program.ops)
-    for i, op in enumerate(ops):
-        if op[0] == "select" and _holds(ops, ops[op[1]]):
-            # min(a, a) is a, exactly
-            ops[i] = ("min", op[3], op[3])
-    return replace(program, ops=tuple(ops))
+    return without(program, _holds)
 
 
 def _holds(ops: Sequence[Op], condition: Op) -> bool:
