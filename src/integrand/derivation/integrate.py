@@ -112,6 +112,11 @@ class Integrals:
             self._note("known integral")
             return c * known
         scale = _scale(rest)
+        if scale is None or not _all_known(rest, *scale):
+            quotient = _over_affine(rest, low, high, sample)
+            if quotient is not None:
+                self._note("known integral")
+                return c * quotient
         if scale is None and rest.free_symbols - {X}:
             return c * self._quadrature(rest)
         if scale is None:
@@ -219,11 +224,12 @@ def _sides(u: Any, low: Any, high: Any, sample: dict[Any, Any]) -> tuple[bool, b
 
 
 def _terms(expr: Any) -> list[Any]:
-    # distribute products over sums so that coefficients separate, but keep function arguments
-    # and (x - b)^n as they are: expanding them would cancel near b
+    # distribute products over sums so that coefficients separate, but keep function arguments,
+    # (x - b)^n and (x - b)^m / (r x + s)^n as they are: expanding them would cancel near b
     terms: list[Any] = []
     for t in sp.Add.make_args(expr):
-        if t.is_Mul and any(f.is_Add and X in f.free_symbols for f in t.args):
+        split = t.is_Mul and any(f.is_Add and X in f.free_symbols for f in t.args)
+        if split and _quotient(t) is None:
             affine = [f for f in t.args if f.is_Add and X in f.free_symbols]
             rest = t / sp.Mul(*affine)
             if rest.has(X) or len(affine) > 1:
@@ -288,11 +294,58 @@ def _scale(rest: Any) -> tuple[Any, Any] | None:
             for t in _terms(_rescaled(rest, k, c))
         )
     ]
-    for k, c in fits:
-        terms = (t.as_independent(X, as_Add=False)[1] for t in _terms(_rescaled(rest, k, c)))
-        if all(_power(t) is not None or _known(t) is not None for t in terms if t != 1):
-            return k, c
-    return fits[0] if fits else None
+    known = (scale for scale in fits if _all_known(rest, *scale))
+    return next(known, fits[0] if fits else None)
+
+
+def _all_known(rest: Any, k: Any, c: Any) -> bool:
+    terms = (t.as_independent(X, as_Add=False)[1] for t in _terms(_rescaled(rest, k, c)))
+    return all(_power(t) is not None or _known(t) is not None for t in terms if t != 1)
+
+
+def _over_affine(rest: Any, low: Any, high: Any, sample: dict[Any, Any]) -> Any | None:
+    """The integral of a polynomial over (r x + s)^n, with no pole on the piece, from its `_origin`.
+
+    In w = r (x - o) / D, D = r o + s, it is P(w) / (1 + w) and powers of 1 / (1 + w); P / (1 + w)
+    is taken as c / (1 + w) + d w / (1 + w) + w Q(w), which does not cancel next to w = 0.
+    """
+    quotient, origin = _quotient(rest), _origin(low, high)
+    if quotient is None or origin is None:
+        return None
+    top, bottom, n = quotient
+    r, at_origin = sp.diff(bottom, X), sp.expand(bottom.subs(X, origin))
+    if all(_sides(bottom, low, high, sample)) or sp.N(at_origin.subs(sample)) == 0:
+        return None
+    w = sp.expand(r * (X - origin)) / at_origin
+    over = sp.Poly(top.subs(X, origin + at_origin * T / r), T)
+    one, more = over.div(sp.Poly((1 + T) ** (n - 1), T))
+    c = one.eval(0)
+    one = (one - c).exquo(sp.Poly(T, T))
+    d = one.eval(-1)
+    polynomial = (one - d).exquo(sp.Poly(1 + T, T)) * T
+    total = sp.simplify(c) * log1p(w) + sp.simplify(d) * xmlog1p(w)
+    total += polynomial.integrate().as_expr().subs(T, w)
+    for (k,), a in more.compose(sp.Poly(T - 1, T)).terms() if more else ():
+        m = n - 1 - k  # (1 - (1 + w)^-m) / m without the cancellation
+        total += a / m * w * sum((1 + w) ** -i for i in range(1, m + 1))
+    return total * at_origin ** (1 - n) / r
+
+
+def _quotient(rest: Any) -> tuple[Any, Any, int] | None:
+    """(N, D, n) where the term is N / D^n: N a polynomial in x, D affine in x."""
+    top, bottom = sp.fraction(sp.together(rest))
+    base, n = bottom.as_base_exp()
+    found = n.is_Integer and _affine(base) is not None and top.is_polynomial(X)
+    return (top, base, int(n)) if found else None
+
+
+def _origin(low: Any, high: Any) -> Any | None:
+    """0 where the piece surely holds it, else its end, the one that is nearer to 0."""
+    numbers = [sp.N(e) for e in (low, high) if not e.free_symbols]
+    if len(numbers) == 2 and numbers[0] <= 0 <= numbers[1]:
+        return sp.S.Zero
+    finite = [e for e in (low, high) if e not in (sp.oo, -sp.oo)]
+    return min(finite, key=lambda e: (bool(e.free_symbols), abs(e))) if finite else None
 
 
 def _rescaled(rest: Any, k: Any, c: Any) -> Any:

@@ -117,7 +117,10 @@ def _cancels(spec: Spec, leaf: Any, anchor: Any) -> bool:
         with mp.workdps(_DIGITS):
             env = {s: mp.mpf(values[s.name]) for s in leaf.free_symbols - {X}}
             env[X] = mp.mpf(anchor.p) / anchor.q
-            here = [evaluate_expr(term, env, mp) for term in terms]
+            try:
+                here = [evaluate_expr(term, env, mp) for term in terms]
+            except (ZeroDivisionError, ValueError):
+                return False  # of a piece that does not hold at the anchor
             sizes.append(max(map(abs, here)))
             if abs(mp.fsum(here)) > mp.mpf(10) ** (5 - _DIGITS) * sizes[-1]:
                 return False
