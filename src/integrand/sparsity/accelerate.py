@@ -117,6 +117,7 @@ def accelerate(
         if gains or skip.threshold is not None:
             skip.lay()
             skip.plan = steps
+            skip.taken = dict.fromkeys(skip.taken, 0)  # not those of the measurement
             skip.block.module.forward = skip
             handle.blocks[name] = skip
         else:

@@ -42,7 +42,11 @@ class RowSkip:
 
     def __repr__(self) -> str:
         most = self.plan[0].most
-        how = f"skips at batch 1 up to {most} active" if most else "dense at batch 1"
+        how = (
+            f"skips at batch 1 up to {most} active"
+            if most
+            else "skips nothing, its dense product is faster"
+        )
         return f"{self.block.form}, {self.block.d_hidden} neurons; {how}"
 
     def lay(self) -> None:
