@@ -76,6 +76,8 @@ def test_blocks_of_transformers(config: str, model: str, sizes: dict[str, int], 
     values = [nn.functional.linear(x, *m) for m in (gate, up) if m is not None]
     for ours, theirs in zip(values, blocks[1].inner_values(x), strict=True):
         torch.testing.assert_close(ours, theirs)
+    # the maps of OPT belong to the layer, attention and all
+    assert len(accelerate(built, break_even=1.0).left) == (2 if config == "OPTConfig" else 0)
 
 
 class Swapped(nn.Module):

@@ -66,12 +66,20 @@ def accelerate(
 
     Without thresholds the result is the dense one but for the order of its sums. Where skipping
     does not pay (too many active neurons, a large batch: measured once, `break_even.py`) a dense
-    product is computed; with gradients, in training mode, under autocast, torch.compile or hooks
-    inside a block, and for other dtypes than fp32 and bf16, the model's own code runs; training
-    mode is warned of. A block of form `both` is left if its activation is not known to be too slow
-    to overflow. Weights are laid anew, in place: same parameters, names, shapes and values, other
-    strides. A block one of whose parts is replaced, wrapped or parametrised afterwards runs its
-    own code.
+    product is computed; with gradients, in training mode, under autocast, torch.compile,
+    torch.jit.trace or hooks inside a block, and for other dtypes than fp32 and bf16, the model's
+    own code runs; training mode is warned of. A block is left if it holds hooks, parameters or
+    buffers beside its maps and its activation, and one of form `both` if its activation is not
+    known to be too slow to overflow. A block one of whose parts is replaced, wrapped, patched or
+    parametrised afterwards runs its own code.
+
+    Weights are laid anew, in place: same parameters, names, shapes and values, other strides; a
+    matrix that moves leaves shared memory and the flat buffer it was a view of, for good.
+
+    Three things cannot be seen: a plain attribute that the block's forward function reads and that
+    changes later (`self.scale = 3`: call `undo` first); a NaN, an infinity or an overflow written
+    through `.data`, or into weights made in inference mode, to neurons that are skipped; and with
+    thresholds, which replace the block's code, its dropout.
 
     Args:
         thresholds: {"gate/BLOCK": (H,)} or `Thresholds` of this model: neurons with |act(gate)| at
@@ -91,9 +99,9 @@ def accelerate(
         raise Error(f'impl must be "auto", "c" or "triton", got {impl!r}')
     if break_even is not None and not 0 < break_even <= 1:
         raise Error(f"break_even must be a share above 0 and at most 1, got {break_even}")
-    if impl == "auto":
-        impl = "triton" if next(model.parameters()).is_cuda else "c"
     blocks, unknown = understood(model)
+    if impl == "auto":
+        impl = "triton" if blocks[0].matrices()[1].weight.is_cuda else "c"
     for block in blocks:
         if isinstance(vars(block.module).get("forward"), RowSkip):
             raise Error(f"block '{block.name}' is accelerated already; call undo(model) first")

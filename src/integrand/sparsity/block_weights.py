@@ -27,12 +27,17 @@ class Weights(NamedTuple):
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a map is its weight and bias and nothing else: no parametrisation, no wrapper."""
+    """Whether a map is its weight and bias and nothing else: no parametrisation."""
     held = module._parameters
-    if "forward" in module.__dict__ or type(held.get("weight")) is not nn.Parameter:
+    if type(held.get("weight")) is not nn.Parameter:
         return False
     bias = held.get("bias", module)
     return bias is None or type(bias) is nn.Parameter
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether a call runs the forward function of its class and nothing else: no hook, no patch."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
 def tensors(maps: Iterable[nn.Module]) -> list[Tensor]:
@@ -42,7 +47,10 @@ def tensors(maps: Iterable[nn.Module]) -> list[Tensor]:
 
 
 def key(tensors: list[Tensor]) -> tuple[Any, ...]:
-    """Changes where a parameter is replaced, moved or written to, other than through `.data`."""
+    """Changes where a parameter is replaced, moved or written to, other than through `.data`.
+
+    A tensor made in inference mode counts no writes.
+    """
     return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
 
 

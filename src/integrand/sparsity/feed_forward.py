@@ -19,8 +19,10 @@ from integrand.models.swap_sites import Candidate, survey
 from integrand.sparsity.frozen import frozen
 
 Form = Literal["plain", "gated", "both"]
-# random tokens that tell the forms apart: act(up) and up differ at half of them
-ROWS = 32
+# random tokens of rising size: act(up) and up differ at half of them, and a limit inside a block,
+# such as a clamp at 7, shows at the large ones
+SCALES = (1.0, 1e1, 1e2, 1e3, 1e4)
+ROWS = 8 * len(SCALES)
 log = logging.getLogger("integrand")
 
 
@@ -50,6 +52,12 @@ class FeedForward:
     def d_hidden(self) -> int:
         return self.matrices()[-1].weight.shape[1]
 
+    def beside(self) -> Iterator[tuple[str, nn.Module]]:
+        """The block's modules by name but for its maps and its activation: itself, a dropout."""
+        held = (*self.inner, self.down, self.act)
+        inside = {m for part in held if isinstance(part, nn.Module) for m in part.modules()}
+        return ((name, m) for name, m in self.module.named_modules() if m not in inside)
+
     def matrices(self) -> tuple[Matrix | None, Matrix, Matrix]:
         """(gate, up, down), now: weights (H, D), (H, D) and (D, H); a plain block has no gate."""
         maps = [matrix(m) for m in self.inner]
@@ -77,7 +85,8 @@ def feed_forwards(model: nn.Module) -> list[FeedForward]:
 
     A block counts where its activation is an attribute or a child, and what enters its map back is
     exactly one of the forms above of what its other maps give: a block that does anything else
-    (a norm inside, dropout in training mode) is none.
+    (a norm or a clamp inside, dropout in training mode) is none, nor one that does not run on
+    hidden states alone.
 
     Raises:
         Error: there is none, with the reason of the first candidate.
@@ -125,31 +134,55 @@ def _block_of(candidate: Candidate) -> FeedForward | str:
         return f"is left: {reason}"
     if any(_is_strange(m) for m in maps):
         return "is in a block whose linear maps hold no matrix of floats"
+    try:
+        found = _measured(candidate, candidate.block.kind, *maps)
+    except Error:
+        raise
+    # whatever a stranger's forward function raises
+    except Exception as error:
+        return "is in a block that " + cannot_run(error)
+    return found or "is in a block that does something else between its linear maps"
+
+
+def cannot_run(error: Exception) -> str:
+    """The reason for a block that raises when it is given hidden states."""
+    said = str(error).strip().partition("\n")[0]
+    return f"does not run on hidden states alone ({type(error).__name__}: {said})"
+
+
+def _measured(site: Candidate, kind: str, *maps: nn.Module) -> FeedForward | None:
+    """The block with the form that explains what enters its map back."""
     *inner, down = maps
-    name = candidate.name.rpartition(".")[0]
-    act = candidate.old
-    given, entered = _probe(parent, inner, down)
-    for form, order in _hypotheses(candidate.block.kind, inner):
+    name = site.name.rpartition(".")[0]
+    act = site.old
+    given, entered = _probe(site.parent, inner, down)
+    for form, order in _hypotheses(kind, inner):
         values = [given[m] for m in order]
         if form != "plain" and len(order) == 1:
             values = list(values[0].chunk(2, dim=-1))
         with torch.no_grad():
             expected = _hidden(form, act, tuple(values))
-        if _same(expected, entered):
-            return FeedForward(name, parent, form, act, tuple(order), down)
-    return "is in a block that does something else between its linear maps"
+        if same(expected, entered):
+            return FeedForward(name, site.parent, form, act, tuple(order), down)
+    return None
 
 
-def _same(expected: Tensor, entered: Tensor) -> bool:
-    """Whether the values are equal, NaN where NaN is; without a finite one nothing is known."""
-    finite = expected.isfinite()
-    if expected.shape != entered.shape or not bool(finite.any()):
+def tokens(number: int, like: Tensor) -> Tensor:
+    """(number, D) random hidden states for a weight (H, D): all of `SCALES` in turn."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor(SCALES).repeat(-(-number // len(SCALES)))[:number, None]
+    return (torch.randn(number, like.shape[1], generator=generator) * scale).to(like)
+
+
+def same(expected: Tensor, got: Tensor) -> bool:
+    """Whether two outputs are equal where both are finite; where none is, nothing is known."""
+    if expected.shape != got.shape:
         return False
-    # the block may fuse its product: one rounding less
-    spread = 4 * torch.finfo(entered.dtype).eps * expected[finite].abs().max()
-    near = (expected - entered).abs() <= spread
-    alike = (expected == entered) | (expected.isnan() & entered.isnan())
-    return bool((near | alike).all())
+    finite = expected.isfinite() & got.isfinite()
+    # of its own row each, of which some are large; the block may fuse its product: a rounding less
+    size = expected.masked_fill(~finite, 0).abs().amax(-1, keepdim=True)
+    near = (expected - got).abs() <= 4 * torch.finfo(got.dtype).eps * size
+    return bool(finite.any()) and bool(near[finite].all())
 
 
 def _hypotheses(kind: str, inner: list[nn.Module]) -> Iterator[tuple[Form, tuple[nn.Module, ...]]]:
@@ -174,9 +207,7 @@ def _probe(
     """What each inner map gives and what enters the map back, for a few random rows."""
     given: dict[nn.Module, Tensor] = {}
     entered: list[Tensor] = []
-    weight = matrix(inner[0]).weight
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(1, ROWS, weight.shape[1], generator=generator).to(weight)
+    rows = tokens(ROWS, matrix(inner[0]).weight).unsqueeze(0)
     hooks = [
         m.register_forward_hook(lambda module, _, out: given.update({module: out.detach()}))
         for m in inner

@@ -19,7 +19,8 @@ Strides = tuple[tuple[nn.Module, tuple[int, ...]], ...]
 def lay(block: FeedForward) -> Strides:
     """Lay the matrices of `block` in rows of neurons: the maps changed, with former strides.
 
-    Peak memory is one more matrix; nothing stays twice.
+    Peak memory is one more matrix; nothing stays twice, but what shared a moved matrix's memory
+    (another process, a flat buffer) keeps the former values.
     """
     moved = []
     for module, weight, neurons in _neurons(block):

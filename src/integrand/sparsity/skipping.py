@@ -15,7 +15,7 @@ from integrand.errors import Error
 from integrand.kernels.ops import kernel
 from integrand.nn.pointwise import Pointwise
 from integrand.sparsity import row_skip, triton_skip
-from integrand.sparsity.block_weights import Weights, is_plain, key, look, tensors
+from integrand.sparsity.block_weights import Weights, is_plain, is_untouched, key, look, tensors
 from integrand.sparsity.break_even import Plan, Step
 from integrand.sparsity.feed_forward import FeedForward, Matrix
 from integrand.sparsity.layout import Strides, lay, restore
@@ -30,8 +30,8 @@ class RowSkip:
         self.taken = {"skipping": 0, "dense": 0, "original": 0}
         self.strides: Strides = ()
         self._maps = (*block.inner, block.down)
-        acts = [block.act] if isinstance(block.act, nn.Module) else []
-        self._watched = tuple((m, type(m)) for m in (*self._maps, *acts))
+        self._moded = tuple(m for _, m in block.beside())
+        self._watched = tuple((m, type(m), type(m).forward) for m in block.module.modules())
         self._parts = _parts(block)
         self._kept: Weights | None = None
         self._kernel: tuple[torch.dtype, Any] | None = None
@@ -59,7 +59,8 @@ class RowSkip:
         restore(self.strides)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        # neither can follow a kernel that is given addresses
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self.original(x, *args, **kwargs)
         weights = None if args or kwargs or not self.plain(x) else self.weights(x)
         most = self.plan[-1]
@@ -87,15 +88,18 @@ class RowSkip:
                     f"'{self.block.name}'; call undo(model), and calibrate them anew"
                 )
             a, *up = self.block.inner_values(x)
-            a = self.activated(a)
+            a = self._reaching(self.block.act(a))
             if up:
                 a = a * (self.block.act(up[0]) if self.block.form == "both" else up[0])
             return self.block.down(a)
         return type(self.block.module).forward(self.block.module, x, *args, **kwargs)
 
     def activated(self, first: Tensor) -> Tensor:
-        """act, without what is at most its threshold; NaN is not."""
-        a = self._act(first)
+        """act, without what is at most its threshold."""
+        return self._reaching(self._act(first))
+
+    def _reaching(self, a: Tensor) -> Tensor:
+        """a without what is at most its threshold; NaN is not."""
         if self.threshold is None:
             return a
         # in fp32: a threshold is not rounded to the type of a
@@ -164,16 +168,14 @@ class RowSkip:
         module = self.block.module
         if (
             type(x) is not Tensor
-            or module.training
             or torch.is_autocast_enabled(x.device.type)
             or torch._C._are_functorch_transforms_active()
             or torch._C._len_torch_dispatch_stack() > 0
+            or any(m.training for m in self._moded)
         ):
             return False
-        if any(
-            type(m) is not kind or m._forward_hooks or m._forward_pre_hooks
-            for m, kind in self._watched
-        ):
+        # hooks on the block itself run around this
+        if not all(is_untouched(m) for m, _, _ in self._watched if m is not module):
             return False
         if self._replaced() is not None or not all(map(is_plain, self._maps)):
             return False
@@ -182,10 +184,13 @@ class RowSkip:
         return not (x.requires_grad or any(p.requires_grad for p in module.parameters()))
 
     def _replaced(self) -> str | None:
-        """The name of a part that is no longer the one looked at."""
+        """The name of a part, or of a class, that is no longer the one looked at."""
         for module, name, part in self._parts:
             if module._modules.get(name, module.__dict__.get(name)) is not part:
                 return name
+        for module, kind, forward in self._watched:
+            if type(module) is not kind or kind.forward is not forward:
+                return type(module).__name__
         return None
 
     def weights(self, x: Tensor) -> Weights | None:

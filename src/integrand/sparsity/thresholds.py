@@ -33,6 +33,7 @@ from integrand.sparsity.passes import mean_loss, token_rows
 
 FORMAT = "integrand thresholds 1"
 SECTIONS = ("hidden", "gate", "input")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +111,28 @@ def _check(thresholds: Thresholds, model: nn.Module) -> None:
     for block in feed_forwards(model):
         widths |= {f"{section}/{block.name}": block.d_hidden for section in SECTIONS[:2]}
     for name, value in thresholds.values.items():
-        if value.shape != (widths.get(name),):
+        if name not in widths:
             raise DataError(
-                f"thresholds '{name}' must have the shape ({widths.get(name)},), got"
-                f" {tuple(value.shape)}; calibrate them anew"
+                f"thresholds must be named {', '.join(s + '/NAME' for s in SECTIONS)} with a block "
+                f"or a linear map of this model, got '{name}'; calibrate them anew"
             )
-        if not bool((value >= 0).all()):
-            raise DataError(
-                f"thresholds '{name}' must be at least 0, got {float(value.min())};"
-                " calibrate them anew"
-            )
+        check_values(name, value, widths[name])
+
+
+def check_values(name: str, value: Any, width: int) -> None:
+    """Raises `DataError` where a value of thresholds is not `width` floats of at least 0."""
+    if not isinstance(value, Tensor) or value.dtype not in DTYPES or value.shape != (width,):
+        got = type(value).__name__
+        if isinstance(value, Tensor):
+            got = f"the shape {tuple(value.shape)} in {str(value.dtype).removeprefix('torch.')}"
+        raise DataError(
+            f"thresholds '{name}' must be a tensor of {width} numbers in fp16, bf16, fp32 or fp64, "
+            f"got {got}; calibrate them anew"
+        )
+    if not bool((value >= 0).all()):
+        raise DataError(
+            f"thresholds '{name}' must be at least 0, got {float(value.min())}; calibrate them anew"
+        )
 
 
 def linear_widths(model: nn.Module) -> dict[str, int]:
