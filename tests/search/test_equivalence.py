@@ -41,7 +41,7 @@ BY_OUTPUTS = [
     (g("tanh(x/2)"), g("2*sigmoid(x) - 1")),
     (g("relu(x) - relu(-x)"), g("x")),
     (f("x*ndtr(x)"), f("x*(1 + erf(x/2**0.5))/2 + 0.25")),
-    (f("log(1 + exp(x))"), f("softplus(x)")),
+    (f("softplus(x)"), f("log(1 + exp(x))")),
     # the same family with another parametrisation of its scale
     (g("2*a*x + tanh(x)", a=Param(0.4, above=0)), g("a*x + tanh(x)", a=Param(0.8, above=0))),
 ]  # fmt: skip
@@ -55,6 +55,19 @@ APART = [
     (g("a*tanh(x) + a*x", **A), g("a*tanh(x) + b*x", **A, b=Param(0.8, above=0))),
     (g("a*tanh(x) + x", **A), g("a*tanh(x) + x", a=Param(0.8))),
     (g("a*tanh(x) + x", **A), g("a*tanh(x) + x", a=Param(0.8, above=0, trainable=False))),
+    # equal but for some values of a parameter: small, large, of the other sign
+    (f("max(a*x, relu(x))", a=Param(1)), f("a*relu(x)", a=Param(1))),
+    (f("max(a*x, relu(x))", a=Param(1, above=0)), f("a*relu(x)", a=Param(1, above=0))),
+    (f("max(a*x, cosh(x))", a=Param(1)), f("cosh(x) + a", a=Param(1))),
+    (f("max(relu(x), a)", a=Param(1)), f("max(x, a)", a=Param(1))),
+    (f("abs(a)*x", a=Param(1)), f("a*x", a=Param(1))),
+    # equal but for a distant piece
+    (g("x if x < 9 else 0"), g("x if x < 9 else 1")),
+    (g("x if x > -9 else 0"), g("x if x > -9 else 1")),
+    # with a pole at 0, and without
+    (f("x + 1/x - 1/x"), f("x")),
+    (f("x + 0*log(x)"), f("x")),
+    (f("x + 0*sqrt(x)"), f("x")),
     # one has no value at 0, the other has
     (f("x*x/x"), f("x")),
     # a gradient and a function of the same text
@@ -93,3 +106,37 @@ def test_the_tolerance_is_that_of_rounding() -> None:
 def test_what_is_not_finite_is_compared_by_text_alone() -> None:
     assert signature(g("exp(exp(9*x))")).outputs is None
     assert merged(g("exp(exp(9*x))"), g("2*exp(exp(x*9))"))
+
+
+def test_what_is_no_activation_stands_for_none_that_is() -> None:
+    overflows, sigmoid = f("sigmoid(-x)*exp(x)"), f("sigmoid(x)")
+    assert same(signature(overflows), signature(sigmoid))
+    assert merged(sigmoid, overflows) and not merged(overflows, sigmoid)
+    seen = Seen()
+    seen.add("overflows", signature(overflows))
+    assert seen.find(signature(f("exp(x)*sigmoid(-x)"))) == "overflows"
+    seen.add("sigmoid", signature(sigmoid))
+    assert seen.find(signature(f("1 - sigmoid(-x)"))) == "sigmoid"
+    # by text too: the rewritings cancel what overflows
+    assert canonical(f("x + exp(x) - exp(x)"))[0] == canonical(f("x"))[0]
+    assert not merged(f("x + exp(x) - exp(x)"), f("x"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " + ".join(f"(x if x > {i} else {i}*tanh(x))" for i in range(14)),
+        "tanh(1 + " * 12 + "x" + ")**4" * 12,
+    ],
+)
+def test_a_text_that_would_grow_keeps_its_own(text: str) -> None:
+    assert len(canonical(g(text))[0]) < 20 * len(text)
+    assert merged(g(text), g(text + " + 0"))
+
+
+def test_parameters_that_bound_others_come_in_the_order_of_those() -> None:
+    low, high = Param(1, above="l"), Param(2, above="h")
+    a = g("p*x + q*tanh(x)", p=low, q=high, l=Param(0.3), h=Param(0.5))
+    b = g("p*x + q*tanh(x)", h=Param(0.5), l=Param(0.3), p=low, q=high)
+    assert canonical(a)[0] == canonical(b)[0]
+    assert merged(a, b)

@@ -3,11 +3,13 @@ names, order of terms and pieces, and the usual rewritings of arithmetic.
 
 A text is brought to pieces ("if", bound, left, right) of sums, a sum being
 ((term, coefficient), ...) and a term ((factor, exponent), ...) with factors as text. It merges too
-little rather than too much: nothing is cancelled that could hide a pole.
+little rather than too much: nothing is cancelled that could hide a pole, and what would grow too
+large keeps its own text.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,21 +23,36 @@ Pieces = Any  # a Sum, or ("if", bound, left, right) with left where x < bound
 _ODD = ("tanh", "sinh", "atan", "asinh", "erf", "sin", "softsign", "sign", "xmatan")
 _EVEN = ("abs", "cosh", "cos", "logcosh")
 _MOST_TERMS = 24
+_MOST_LEAVES = 64  # a sum of k ternaries has 2^k
+_MOST_TEXT = 8000
 _NAME = re.compile(r"#(\w+)")
+_POLE = re.compile(r"1/|log|sqrt|pow")
+
+
+class _TooLarge(Exception):
+    pass
 
 
 def canonical(spec: Spec) -> tuple[str, list[str]]:
     """(the text, the parameters in the order of the text)."""
+    try:
+        return _canonical(spec)
+    except _TooLarge:
+        return f"{spec.kind}: {spec.node} {spec.params}", list(spec.params)
+
+
+def _canonical(spec: Spec) -> tuple[str, list[str]]:
     pieces = _walk(spec.node, spec.params)
     leaves = list(_leaves(pieces))
     if spec.kind == "function" and len({leaf.get((), 0.0) for leaf in leaves}) == 1:
         for leaf in leaves:
             leaf.pop((), None)
-    scale = next((abs(c) for leaf in leaves for _, c in _sorted(leaf)), 1.0)
+    scale = next((abs(c) for leaf in leaves for _, c in _sorted(leaf) if c), 1.0)
     text = f"{spec.kind}: {_text(pieces, scale)}"
     order = list(dict.fromkeys(_NAME.findall(text)))
-    bounds = [b for n in order for b in (spec.params[n].above, spec.params[n].below)]
-    order += [n for n in spec.params if n not in order and n in bounds]
+    for name in order:  # grows: those that bound others come in the order of those
+        bounds = spec.params[name].above, spec.params[name].below
+        order += [b for b in bounds if isinstance(b, str) and b not in order]
     order += [n for n in spec.params if n not in order]
     number = {name: str(i) for i, name in enumerate(order)}
     text = _NAME.sub(lambda m: "#" + number[m[1]], text)
@@ -56,7 +73,13 @@ def _blind(text: str) -> tuple[str, str]:
 
 
 def _sorted(s: Sum) -> list[tuple[Term, float]]:
-    return sorted(((t, c) for t, c in s.items() if c), key=lambda tc: _blind(_term(tc[0])))
+    kept = ((t, c) for t, c in s.items() if c or _may_hide(t))
+    return sorted(kept, key=lambda tc: _blind(_term(tc[0])))
+
+
+def _may_hide(term: Term) -> bool:
+    """Whether there are points where 0 times the term is not 0."""
+    return any(_POLE.search(factor) for factor, _ in term)
 
 
 def _term(term: Term) -> str:
@@ -66,8 +89,13 @@ def _term(term: Term) -> str:
 def _text(pieces: Pieces, scale: float = 1.0) -> str:
     if isinstance(pieces, tuple):
         _, bound, left, right = pieces
-        return f"({_text(left, scale)} [{_text(bound)}] {_text(right, scale)})"
-    return " + ".join(f"{c / scale:.12g} {_term(t)}" for t, c in _sorted(pieces)) or "0"
+        text = f"({_text(left, scale)} [{_text(bound)}] {_text(right, scale)})"
+    else:
+        terms = (f"{c / scale + 0.0:.12g} {_term(t)}" for t, c in _sorted(pieces))
+        text = " + ".join(terms) or "0"
+    if len(text) > _MOST_TEXT:
+        raise _TooLarge
+    return text
 
 
 def _leaves(pieces: Pieces) -> Any:
@@ -80,6 +108,8 @@ def _leaves(pieces: Pieces) -> Any:
 
 def _lift(operation: Callable[..., Pieces], *args: Pieces) -> Pieces:
     """The operation on every combination of pieces."""
+    if math.prod(sum(1 for _ in _leaves(a)) for a in args) > _MOST_LEAVES:
+        raise _TooLarge
     for i, a in enumerate(args):
         if isinstance(a, tuple):
             _, bound, left, right = a
@@ -114,7 +144,8 @@ def _walk(node: Node, params: Mapping[str, Param]) -> Pieces:
 
 
 def _add(a: Sum, b: Sum, sign: float = 1.0) -> Sum:
-    return {t: c for t in {**a, **b} if (c := a.get(t, 0.0) + sign * b.get(t, 0.0)) != 0}
+    total = ((t, a.get(t, 0.0) + sign * b.get(t, 0.0)) for t in {**a, **b})
+    return {t: c for t, c in total if c or _may_hide(t)}
 
 
 def _scaled(a: Sum, factor: float) -> Sum:

@@ -20,13 +20,16 @@ _MOST = 40  # of |sin(x)| and the like the cuts nearest 0
 
 def cuts(node: Node, params: Mapping[str, float]) -> tuple[float, ...]:
     """Ascending: the bounds of conditions, the roots of what `abs sign relu softsign min max`
-    take, and those of denominators, within 8192 of 0."""
+    take, and those of denominators, double ones too, within 8192 of 0."""
     found: list[float] = []
     for kind, part in _suspects(node):
         if kind == "bound":
             found.append(float(values(part, 0.0, params)))
-        else:
-            found += _roots(part, params)
+            continue
+        y = values(part, _SCAN, params)
+        found += _roots(part, params, y)
+        if kind == "pole":
+            found += _touching(part, params, y)
     near = sorted({c + 0.0 for c in found if abs(c) < _SCAN[-1]}, key=abs)[:_MOST]
     return tuple(sorted(near))
 
@@ -40,14 +43,15 @@ def _suspects(node: Node) -> Iterator[tuple[str, Node]]:
         case ("call", name, a) if name in _KINKED:
             yield "root", a
         case ("div", _, b):
-            yield "root", b
+            yield "pole", b
+        case ("pow", a, ("neg", _)):
+            yield "pole", a
     for child in node[1:]:
         if isinstance(child, tuple):
             yield from _suspects(child)
 
 
-def _roots(node: Node, params: Mapping[str, float]) -> list[float]:
-    y = values(node, _SCAN, params)
+def _roots(node: Node, params: Mapping[str, float], y: Array) -> list[float]:
     zero = y == 0
     # an argument that is 0 over a stretch changes its piece at the ends alone
     inner = zero & np.roll(zero, 1) & np.roll(zero, -1)
@@ -65,3 +69,20 @@ def _bisected(node: Node, params: Mapping[str, float], i: NDArray[np.intp]) -> A
         left = (values(node, middle, params) > 0) == rising
         low, high = np.where(left, low, middle), np.where(left, middle, high)
     return (low + high) / 2
+
+
+def _touching(node: Node, params: Mapping[str, float], y: Array) -> list[float]:
+    """Where the node may touch 0 without a change of sign, as (x - c)^2 does: the least |node| is
+    below a millionth of what it is a step of the scan away."""
+    size, sign = np.abs(y), np.sign(y)
+    least = (size[1:-1] <= size[:-2]) & (size[1:-1] < size[2:])
+    i = 1 + np.flatnonzero(least & (sign[1:-1] == sign[:-2]) & (sign[1:-1] == sign[2:]))
+    low, x, high = _SCAN[i - 1], _SCAN[i], _SCAN[i + 1]
+    found, k = size[i], np.arange(len(i))
+    for _ in range(14 if len(i) else 0):  # each a 16th of the one before, down to rounding
+        nodes = low + (high - low) * np.linspace(0, 1, 33)[:, None]
+        sizes = np.abs(values(node, nodes, params))
+        j = np.argmin(sizes, 0)
+        x, found = nodes[j, k], sizes[j, k]
+        low, high = nodes[np.maximum(j - 1, 0), k], nodes[np.minimum(j + 1, 32), k]
+    return x[found <= 1e-6 * np.minimum(size[i - 1], size[i + 1])].tolist()

@@ -72,7 +72,7 @@ class History:
             return
         self.open.pop(record.number, None)
         if outcome.same_as is not None:
-            self._repeat(record, outcome.same_as)
+            self._repeat(record)
         elif outcome.lost:
             self._lose(job, record)
         elif self._begin(job, record):
@@ -115,11 +115,15 @@ class History:
             self.ladder.lose(*job)
             self.dropped[job] = record.why
 
-    def _repeat(self, record: Record, found: str) -> None:
-        if record.key == found or record.key in self.same:
+    def _repeat(self, record: Record) -> None:
+        if record.key in self.candidates or record.key in self.same:
+            return
+        candidate, sign = self._asked.pop(record.key, None) or self._read(record)
+        # found anew: what rules of equivalence that have changed since keep apart may be asked for
+        found = self._seen.find(sign)
+        if found is None:
             return
         self.same[record.key] = found
-        candidate, _ = self._asked.pop(record.key, None) or self._read(record)
         for place in range(len(self.places) - 1, -1, -1):
             floor = self.ladder.floors[place]
             if found in floor.refused:
