@@ -12,9 +12,9 @@ from integrand.errors import SpecError
 from integrand.spec.spec import Param, Spec
 
 _FIELDS = {"name", "gradient", "function", "params", "anchor", "source"}
+_PARAM_FIELDS = {"init", "above", "below", "trainable"}
 # numbers of thousands of digits and brackets thousands deep included
 NOT_TOML = (ValueError, RecursionError)
-_PARAM_FIELDS = {"init", "above", "below", "trainable"}
 
 
 def spec_from_mapping(data: Mapping[str, Any], ignore: set[str] | None = None) -> Spec:
