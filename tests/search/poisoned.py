@@ -1,8 +1,11 @@
 """Rungs that children of the search's tests run: these have to import them by name."""
 
 import ctypes
+import fcntl
 import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -12,6 +15,7 @@ import numpy as np
 
 from integrand.errors import BackendError, DataError
 from integrand.search.candidate import Candidate
+from integrand.search.child import Child
 from integrand.search.engine import search
 from integrand.search.profile import profile
 from integrand.search.recipe import Recipe
@@ -21,6 +25,8 @@ from integrand.search.templates import template_space
 NUMBERS = template_space(
     {"name": "numbers", "gradient": "{n}*x + 1", "choices": {"n": list(range(1, 41))}}
 )
+
+NO_SPECS = template_space({"name": "none", "gradient": "{n}*x + bad", "choices": {"n": [1, 2]}})
 
 
 def number(candidate: Candidate) -> Mapping[str, float]:
@@ -70,6 +76,34 @@ def held(candidate: Candidate, folder: Path, free: int) -> Mapping[str, float]:
     while begun > free and not (folder / "go").exists():
         time.sleep(0.02)
     return number(candidate)
+
+
+def holding(candidate: Candidate, folder: Path) -> Mapping[str, float]:
+    """Keeps the interpreter to itself in C; this process and one that it starts hold a lock."""
+    lock = (folder / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    subprocess.Popen(["sleep", "600"], pass_fds=[lock.fileno()])
+    (folder / "begun").touch()
+    re.match(r"(a+)+$", "a" * 60 + "b")
+    return number(candidate)
+
+
+def closing(candidate: Candidate) -> Mapping[str, float]:
+    """Closes what is not its own, and hangs."""
+    os.closerange(3, 200)
+    time.sleep(3600)
+    return number(candidate)
+
+
+def evaluating(rung: Rung) -> None:
+    """A worker, as far as one evaluation."""
+    child = Child((rung,))
+    while child.state != "ready":
+        child.poll()
+    child.evaluate(0, Candidate(NUMBERS.spec(("1",)), ("1",)))
+    while True:
+        child.poll()
+        time.sleep(0.02)
 
 
 def recipe(*rungs: Rung, strategy: str = "random", evaluations: int = 40, seed: int = 0) -> Recipe:

@@ -26,5 +26,18 @@ def test_a_search_from_the_command_line(tmp_path, capsys) -> None:
     for wrong in (["--size", "0.2M"], ["--confirm", "3", "--size", "7B", "--size", "0.2M"]):
         assert main([*command, *wrong]) == 2
         assert "confirmation" in capsys.readouterr().err
-    assert main([*command, "--seed", "1"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    for wrong in (["--seed", "1"], ["--seed", "-1"], ["--confirm", "-1"]):
+        assert main([*command, *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_options_that_are_no_specs_are_counted_and_said(tmp_path, capsys) -> None:
+    space = 'name = "mine"\ngradient = "{a}*x + 1"\nsource = "\U0001d6fc"\n[choices]\na = '
+    command = ["search", "smoke", "--out", str(tmp_path / "s"), "--strategy", "exhaustive"]
+    command += ["--space", str(tmp_path / "space.toml")]
+    (tmp_path / "space.toml").write_text(space + '["bad", "bad("]')
+    assert main(command) == 2
+    assert "none of 2 candidates" in capsys.readouterr().err
+    (tmp_path / "space.toml").write_text(space + '[1, "bad("]')
+    assert main(command) == 0
+    assert "1 candidates are no specs, such as: " in capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from integrand.errors import DataError
+from integrand.errors import DataError, Error
 from integrand.search.conclude import conclude, known
 from integrand.search.confirm import label
 from integrand.search.tiny import tiny_config
@@ -51,3 +51,5 @@ def test_a_folder_without_a_ranking_is_refused(tmp_path: Path) -> None:
     assert known(tmp_path) == []
     with pytest.raises(DataError, match="run it first"):
         conclude(tmp_path, "python-docs")
+    with pytest.raises(Error, match="at least 1 winner, got -1"):
+        conclude(tmp_path, "python-docs", -1)

@@ -1,6 +1,8 @@
 """A search survives its candidates and its workers, and is the same however often it stopped."""
 
+import fcntl
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -8,13 +10,17 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import pytest
 
-from integrand.errors import Error
+from integrand.errors import DataError, Error
 from integrand.search.child import Child
 from integrand.search.engine import search
 from integrand.search.evolution import Evolution
@@ -81,6 +87,47 @@ def test_a_store_that_takes_its_time_does_not_keep_a_hanging_candidate_alive(mon
     assert "took longer" in outcome.reason
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread of the child has to do it")
+def test_who_holds_the_interpreter_dies_with_the_search_and_what_it_started_too(
+    tmp_path: Path,
+) -> None:
+    rung = Rung("holding", partial(poisoned.holding, folder=tmp_path), 600.0)
+    worker = multiprocessing.get_context("forkserver").Process(
+        target=poisoned.evaluating, args=(rung,)
+    )
+    worker.start()
+    wait_until((tmp_path / "begun").exists)
+    with (tmp_path / "lock").open("w") as lock:
+        assert not locked(lock)
+        worker.kill()
+        # a lock ends with the last process that has it
+        wait_until(lambda: locked(lock))
+
+
+def locked(file: IO[str]) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_candidate_that_closes_its_pipe_and_hangs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("integrand.search.child.END_SECONDS", 0.2)
+    recipe = poisoned.recipe(Rung("closing", poisoned.closing, 600.0), evaluations=1)
+    assert search(recipe, tmp_path, quiet=True)["rungs"][0]["reasons"] == [
+        {"reason": "closed the pipe to its search", "candidates": 1}
+    ]
+
+
 def test_a_search_that_was_stopped_is_the_one_that_was_not(tmp_path: Path) -> None:
     def made(folder: str, *evaluations: int) -> tuple[list, dict]:
         for n in evaluations:
@@ -113,7 +160,9 @@ def test_references_come_first_reach_the_end_and_are_told_to_no_strategy(
     rungs = (Rung("steep", poisoned.steepness, 5.0, 0.5), Rung("again", poisoned.steepness, 5.0))
     last = Spec(name="last", gradient="99*x + 2")
     first = Spec(name="first", gradient="1 if x > 0 else a", params={"a": Param(0.1)})
-    recipe = replace(poisoned.recipe(*rungs, strategy="evolution"), references=(last, first))
+    recipe = replace(
+        poisoned.recipe(*rungs, strategy="evolution"), references=(last, first), objectives=()
+    )
     told: list[str] = []
     tell = Evolution.tell
     monkeypatch.setattr(
@@ -191,7 +240,8 @@ def test_ctrl_c_leaves_a_search_that_goes_on(tmp_path: Path) -> None:
     known = records(folder, recipe)
     done = {r.key for r in known if r.outcome and r.outcome.numbers}
     assert json.loads((folder / "summary.json").read_text())["evaluated"] == len(done) == 3
-    assert sum(bool(r.outcome and r.outcome.lost) for r in known) == 2
+    assert [r.running for r in known if r.outcome is None] == [False, False]
+    assert not any(r.outcome and r.outcome.lost for r in known)
     (tmp_path / "go").touch()
     assert search(recipe, folder, quiet=True, workers=2)["evaluated"] == 7
     begun = Counter((tmp_path / "log").read_text().split())
@@ -212,6 +262,68 @@ def test_other_settings_on_the_same_folder_are_refused(tmp_path: Path) -> None:
         with pytest.raises(Error, match=f"begun with {min(change)} = ") as refused:
             search(replace(recipe, **change), tmp_path, quiet=True)
         assert "choose another folder" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def unreadable() -> None:
+    raise DataError("no such text")
+
+
+def test_a_search_that_cannot_begin_binds_no_folder(tmp_path: Path) -> None:
+    recipe = poisoned.recipe(TWO[0], evaluations=1)
+    with pytest.raises(DataError, match="existing file"):
+        search(replace(recipe, data=str(tmp_path / "mistyped.txt")), tmp_path / "s", quiet=True)
+    with pytest.raises(DataError, match="no such text"):
+        search(replace(recipe, seed=7, prepare=unreadable), tmp_path / "s", quiet=True)
+    assert search(recipe, tmp_path / "s", quiet=True)["evaluated"] == 1
+    # one that has begun stays bound
+    with pytest.raises(DataError, match="no such text"):
+        search(replace(recipe, prepare=unreadable), tmp_path / "s", quiet=True)
+    with pytest.raises(Error, match="begun with seed = 0"):
+        search(replace(recipe, seed=7), tmp_path / "s", quiet=True)
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a?mode=ro&{b}%20 #c"
+    search(poisoned.recipe(TWO[0], evaluations=1), folder, quiet=True)
+    assert (folder / "search.db").exists() and [*tmp_path.iterdir()] == [folder]
+
+
+def test_other_text_at_the_same_path_is_another_search(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    recipe = replace(poisoned.recipe(TWO[0]), data=str(text))
+    before = recipe.settings()
+    assert before == recipe.settings()
+    text.write_text("two")
+    changed = {key for key, value in recipe.settings().items() if before[key] != value}
+    assert changed == {"text"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"weights": {"score": math.nan}}, "weight of 'score' must be finite"),
+        ({"rungs": (replace(TWO[0], keep=7),)}, "keep a share from 0 to 1, got 5.0 and 7"),
+        ({"rungs": (replace(TWO[0], seconds=-1),)}, "seconds > 0"),
+        ({"rungs": (replace(TWO[0], seconds=math.nan),)}, "seconds > 0"),
+        ({"space": poisoned.NO_SPECS}, "none of .* is a spec; last: .*bad"),
+        ({"space": poisoned.NO_SPECS, "strategy": "exhaustive"}, "none of 2 .* last: .*bad"),
+    ],
+)
+def test_what_is_no_search_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(Error, match=message):
+        replace(poisoned.recipe(TWO[0]), **change).check()
+
+
+@pytest.mark.parametrize(
+    "change", [{"weights": {"score": 1.0, "scroe": 1.0}}, {"objectives": ("csot", "cost")}]
+)
+def test_a_number_that_no_rung_gives_is_asked_for_in_vain(tmp_path: Path, change: dict) -> None:
+    recipe = replace(poisoned.recipe(TWO[0]), **change)
+    with pytest.raises(Error, match=r"'(scroe|csot)' must be a number.* got cost, score"):
+        search(recipe, tmp_path, quiet=True)
+    assert len(records(tmp_path, recipe)) < 8
 
 
 def test_a_rung_that_refuses_everybody_alike_stops_the_search(tmp_path: Path) -> None:

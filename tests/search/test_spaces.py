@@ -161,6 +161,23 @@ def test_exhaustive_visits_every_genome_once() -> None:
     assert strategy.ask() is None
 
 
+def test_exhaustive_counts_what_is_no_spec() -> None:
+    space = template_space({"name": "m", "gradient": "{a}*x", "choices": {"a": [1, "bad(", 2]}})
+    strategy = Exhaustive(space)
+    assert [c and c.genome for c in (strategy.ask(), strategy.ask(), strategy.ask())] == [
+        ("1",), ("2",), None
+    ]  # fmt: skip
+    assert strategy.left_out == 1 and "bad(" in strategy.reason
+
+
+@pytest.mark.parametrize("option", ["1" * 5000, "[" * 3000 + "]" * 3000], ids=["long", "deep"])
+def test_files_that_python_cannot_read_are_refused(option: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'name = "m"\ngradient = "{{s}}*x"\n[choices]\ns = [{option}]\n')
+    with pytest.raises(SpecError, match="cannot read the space"):
+        read_space(path)
+
+
 def test_templates_keep_the_parameters_in_use(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(

@@ -1,9 +1,11 @@
 """Several processes on one store: an evaluation is one process's, and an outcome is kept once."""
 
 import time
+from typing import Any
 
 import pytest
 
+import integrand.search.store as store_module
 from integrand.errors import DataError, Error
 from integrand.search.candidate import Candidate
 from integrand.search.store import Outcome, Store
@@ -27,9 +29,9 @@ def stores(opened) -> tuple[Store, Store]:
     """The same, with nothing new to either and nothing to do."""
     for record in opened[0].news():
         if record.outcome is None:
-            opened[0].take(record)
-    opened[0].give_back_all()
+            opened[0].finish(record, Outcome(lost=True))
     for store in opened:
+        store._running.clear()
         store.news()
     return opened
 
@@ -63,13 +65,15 @@ def test_a_process_that_stood_still_does_not_lose_its_own(stores) -> None:
     asked = slow.add("gaussian", ONE, "new")
     assert slow.take(asked)
     for who, lost in ((slow, False), (other, True)):
-        with slow.backend.engine.begin() as database:
-            database.exec_driver_sql(
-                "UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'"
-            )
+        unheard_of(slow)
         who.lose_stale()
         assert (other.news()[0].outcome == Outcome(lost=True)) == lost
-    slow._running.clear()
+
+
+def unheard_of(store: Store) -> None:
+    """Nobody has shown a sign of life for long."""
+    with store.backend.engine.begin() as database:
+        database.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'")
 
 
 def test_what_was_lost_is_not_finished_by_the_one_who_lost_it(stores) -> None:
@@ -78,13 +82,35 @@ def test_what_was_lost_is_not_finished_by_the_one_who_lost_it(stores) -> None:
     assert slow.take(asked)
     other.lose_stale()
     assert other.news()[0].running  # it has beaten a moment ago
-    with slow.beating():
-        time.sleep(1.5)
-    # given back at the end of `beating`, at once
+    unheard_of(slow)
+    other.lose_stale()
     assert other.news()[0].outcome == Outcome(lost=True)
     slow.finish(asked, SCORED)
     again = other.add("gaussian", ONE, "new")
     assert [r.outcome for r in other.news()] == [None] and again.number == asked.number + 1
+
+
+def test_what_a_process_that_stops_gives_back_waits_and_is_not_lost(stores) -> None:
+    stopped, other = stores
+    asked = stopped.add("gaussian", ONE, "new")
+    for _ in range(4):
+        assert stopped.take(asked)
+        with stopped.beating():
+            (record,) = other.news()
+            assert record.running
+        (record,) = other.news()
+        assert record.outcome is None and not record.running
+    assert other.take(record) and not stopped.take(asked)
+
+
+def test_within_beating_signs_of_life_are_given(stores) -> None:
+    here, there = stores
+    assert here.take(here.add("gaussian", ONE, "new"))
+    unheard_of(here)
+    with here.beating():
+        time.sleep(1.5)
+        there.lose_stale()
+        assert there.news()[0].running
 
 
 def test_an_outcome_that_was_stored_outlives_the_process(stores) -> None:
@@ -95,8 +121,35 @@ def test_an_outcome_that_was_stored_outlives_the_process(stores) -> None:
     here.storage.set_trial_user_attr(
         asked.trial, "outcome", {"numbers": dict(SCORED.numbers), "seconds": 1.5}
     )
-    here.give_back_all()
+    unheard_of(here)
+    there.lose_stale()
     assert there.news()[0].outcome == SCORED
+
+
+def test_of_two_that_begin_at_once_with_other_settings_one_is_refused(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, table, first = f"sqlite:///{tmp_path}/s.db", store_module._attributes, []
+
+    def between() -> Any:
+        """One has seen that nobody has said anything; now another one comes and says it."""
+        monkeypatch.setattr(store_module, "_attributes", table)
+        first.append(Store(url, "s", {"seed": 0}))
+        return table()
+
+    monkeypatch.setattr(store_module, "_attributes", between)
+    with pytest.raises(Error, match="begun with seed = 0"):
+        Store(url, "s", {"seed": 1})
+    assert first[0].began and not Store(url, "s", {"seed": 0}).began
+
+
+def test_a_setting_that_a_search_lacks_is_taken_from_then_on(tmp_path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    Store(url, "s", {"seed": 0})
+    for _ in range(2):
+        Store(url, "s", {"seed": 0, "text": "a"})
+    with pytest.raises(Error, match="begun with text = a"):
+        Store(url, "s", {"seed": 0, "text": "b"})
 
 
 def test_other_settings_are_refused_and_a_password_is_not_told(stores) -> None:

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import pickle
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from integrand.search.documents import split_documents
 from integrand.search.tiny import Tiny, tiny_config, tiny_rung
 from integrand.spec import Spec
 from integrand.train import TrainConfig, train
+from integrand.train.text import Documents
 
 SPEC = Spec(name="g", gradient="1 if x > 0 else a", params={"a": ig.Param(0.1)})
 
@@ -74,6 +77,30 @@ def test_no_document_is_on_both_sides(corpus: Path, texts: list[str], tmp_path: 
     before = halves.search.stat().st_mtime_ns
     assert split_documents(str(corpus), tmp_path) == halves
     assert halves.search.stat().st_mtime_ns == before
+
+
+def test_who_splits_at_the_same_time_finds_both_halves_whole(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = split_documents(str(corpus), tmp_path / "text")
+    whole = [half.read_bytes() for half in halves]
+    # another one has looked before we wrote this, and is in the middle now
+    (tmp_path / "text" / "split.json").unlink()
+    seen = []
+
+    def reading(*given: Any) -> Iterator[str]:
+        for text in Documents(*given):
+            seen.append([half.read_bytes() for half in halves])
+            yield text
+
+    monkeypatch.setattr("integrand.search.documents.Documents", reading)
+    split_documents(str(corpus), tmp_path / "text")
+    assert len(seen) > 9 and all(
+        found == whole for found in [*seen, [*map(Path.read_bytes, halves)]]
+    )
+    assert {path.name for path in (tmp_path / "text").iterdir()} == {
+        "search.jsonl", "confirm.jsonl", "split.json"
+    }  # fmt: skip
 
 
 def test_other_text_is_split_anew_and_one_document_is_refused(tmp_path: Path) -> None:

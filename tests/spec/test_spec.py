@@ -1,5 +1,6 @@
 import pickle
 
+import numpy as np
 import pytest
 
 from integrand.errors import SpecError
@@ -66,9 +67,12 @@ def test_bounds_must_not_form_a_cycle():
 
 
 def test_toml_round_trip_keeps_the_content(tmp_path):
-    spec = xielu(anchor=("-oo", 0), source="arXiv:2411.13010")
+    # text that JSON writes as two halves of a character, one that TOML escapes, NumPy's numbers
+    params = {**xielu().params, "beta": Param(np.float64(0.5), below=np.float64(0.8))}
+    source = 'arXiv:2411.13010, \U0001d6fc \x7f "\\\n\t'
+    spec = xielu(anchor=("-oo", np.float64(0)), source=source, params=params)
     path = tmp_path / "spec.toml"
-    path.write_text(to_toml(spec))
+    path.write_text(to_toml(spec), encoding="utf-8")
     again = read_spec(path)
     assert again == spec
     assert again.sha256 == spec.sha256
@@ -83,6 +87,9 @@ def test_toml_round_trip_keeps_the_content(tmp_path):
         ("name = 'a'\ngradient = 'a*x'\n[params]\na = 3", "must be tables"),
         ("name = 'a'\ngradient = 'a*x'\n[params.a]\nabove = 3", "init is missing"),
         ("name = ", "is not TOML"),
+        (f"name = {'1' * 5000}", "is not TOML"),
+        (f"name = {'[' * 3000}", "is not TOML"),
+        (f"name = 'a'\ngradient = 'a*x'\n[params.a]\ninit = {10**400}", "finite number"),
     ],
 )
 def test_malformed_files_are_one_sentence(tmp_path, text, message):

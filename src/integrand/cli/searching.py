@@ -65,9 +65,11 @@ def search(
         raise SpecError("--size belongs to a confirmation; add --confirm 3")
     # before a search of hours
     check_sizes(size or SIZES)
-    for name, given in (("workers", workers), ("threads", threads)):
-        if given < 1:
-            raise SpecError(f"--{name} must be at least 1, got {given}")
+    for name, given, least in (
+        ("workers", workers, 1), ("threads", threads, 1), ("confirm", confirm, 0),
+    ):  # fmt: skip
+        if given < least:
+            raise SpecError(f"--{name} must be at least {least}, got {given}")
     folder = out or Path("runs/search") / recipe
     options = {
         "evaluations": evaluations,
@@ -86,5 +88,7 @@ def search(
     if references := summary["references"]:
         tables.insert(1, standings(references).plain())
     print(*tables, sep="\n\n")
+    if left := summary["left_out"]["candidates"]:
+        print(f"{left} candidates are no specs, such as: {summary['left_out']['reason']}")
     print(write_page(folder))
     return 0

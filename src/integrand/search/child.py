@@ -4,6 +4,7 @@ limit at most.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from integrand.search.store import Outcome
 
 START_SECONDS = 300.0  # importing, on a machine that is busy
 STILL_SECONDS = 5.0  # between two polls, ten times the usual: we were stopped, or the machine slept
+END_SECONDS = 10.0  # of a process whose pipe has ended
 MOST_STILL_SECONDS = 1800.0  # of one evaluation: a slow store must not keep one that hangs alive
 
 
@@ -39,7 +41,7 @@ class Child:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["integrand.search.engine"])
         self.pipe, theirs = context.Pipe()
-        self.life, watched = context.Pipe()
+        watched, self.life = context.Pipe(duplex=False)
         self.process = context.Process(
             target=_serve, args=(theirs, watched, self.rungs, self.threads)
         )
@@ -76,8 +78,8 @@ class Child:
             try:
                 numbers, reason = self.pipe.recv()
             except (EOFError, OSError):
-                self.process.join()
-                return self._again(_death(self.process.exitcode or 0, spent))
+                self.process.join(END_SECONDS)
+                return self._again(_death(self.process.exitcode, spent))
             was = self.state
             self._now("ready")
             return Outcome(numbers, reason, spent) if was == "busy" else None
@@ -104,7 +106,9 @@ class Child:
         self.life.close()
 
 
-def _death(code: int, spent: float) -> Outcome:
+def _death(code: int | None, spent: float) -> Outcome:
+    if code is None:
+        return Outcome(reason="closed the pipe to its search", seconds=spent)
     if -code in (signal.SIGKILL, signal.SIGTERM):
         # from outside, a lack of memory included: no fault of the candidate, or not yet
         return Outcome(lost=True)
@@ -122,6 +126,7 @@ def _serve(pipe: Connection, life: Connection, rungs: Sequence[Rung], threads: i
 
     # a group of its own: Ctrl-C is for the parent, and what a rung starts ends with it
     os.setpgrp()
+    _killed_with(life)
     threading.Thread(target=_die_with, args=(life,), daemon=True).start()
     torch.set_num_threads(threads)
     pipe.send((None, ""))
@@ -131,6 +136,19 @@ def _serve(pipe: Connection, life: Connection, rungs: Sequence[Rung], threads: i
         except EOFError:
             return
         pipe.send(_evaluated(rungs[place], candidate))
+
+
+def _killed_with(life: Connection) -> None:
+    """Linux itself kills the group when the other end closes, though a thread that holds the
+    interpreter keeps `_die_with` waiting.
+
+    The usual PR_SET_PDEATHSIG would wait for the end of the server, our parent, which lives as long
+    as any process that it has forked.
+    """
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpid())
+        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _die_with(life: Connection) -> None:

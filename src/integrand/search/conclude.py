@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from integrand.errors import DataError
+from integrand.errors import DataError, Error
 from integrand.search.confirm import SIZES, confirmation, confirmed
 from integrand.search.export import export_winners
 from integrand.search.page import write_page
@@ -36,8 +36,11 @@ def conclude(
     `at_most` runs are trained here.
 
     Raises:
+        Error: fewer than one winner.
         DataError: the folder holds no search with a candidate that was scored.
     """
+    if winners < 1:
+        raise Error(f"a confirmation needs at least 1 winner, got {winners}")
     folder = Path(folder)
     path = folder / "summary.json"
     summary = read_json(path) if path.exists() else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from integrand.search.summary import summary
 from integrand.train.files import write_json
 from integrand.train.progress import Interruption
 
-ALIKE = 6  # refusals at a rung that has scored nobody: it is broken, not they
+ALIKE = 6  # so many refused alike, or lacking a number, at a rung: it is broken, not they
 MOST_REPEATS = 500  # in a row: the space has no more to offer
 POLL_SECONDS = 0.5
 SUMMARY_SECONDS = 60.0
@@ -52,12 +53,18 @@ def search(
     """
     out_dir = Path(out_dir)
     recipe.check()
+    settings = recipe.settings()
     out_dir.mkdir(parents=True, exist_ok=True)
-    url = storage or f"sqlite:///{(out_dir / 'search.db').resolve()}"
-    store = Store(url, out_dir.resolve().name, recipe.settings(), beat=beat)
-    # after the store has agreed: a search of other data must not overwrite what this one made
-    if recipe.prepare:
-        recipe.prepare()
+    kept = storage or (out_dir / "search.db").resolve()
+    store = Store(kept, out_dir.resolve().name, settings, beat=beat)
+    try:
+        # after the store has agreed: a search of other data must not overwrite what this one made
+        if recipe.prepare:
+            recipe.prepare()
+    except Error:
+        # mended options need no other folder
+        store.release()
+        raise
     run = _Run(recipe, store, out_dir, quiet)
     run.sync()
     run.board.begin()
@@ -109,7 +116,8 @@ class _Run:
         raise KeyboardInterrupt(f"stopped; the same command goes on with {self.out_dir}")
 
     def guard(self) -> None:
-        """Raises where a rung seems broken, before it has refused the best of a search."""
+        """Raises where a rung seems broken, before it has refused the best of a search, or where
+        the first of its candidates lack a number that is asked for."""
         for rung, floor in zip(self.recipe.rungs[1:], self.history.ladder.floors[1:], strict=True):
             if (
                 not floor.scores
@@ -120,6 +128,18 @@ class _Run:
                 raise Error(
                     f"the rung '{rung.name}' must score candidates, got {ALIKE} refused with the "
                     f"same words: {reason}; mend it and begin in another folder"
+                )
+        floors = self.history.ladder.floors
+        for what, names, floor in (
+            ("weight", self.recipe.weights, floors[0]),
+            ("objective", self.recipe.objectives, floors[-1]),
+        ):
+            some = [self.history.numbers[key] for key in islice(floor.scores, ALIKE)]
+            known = {name for numbers in some for name in numbers}
+            if len(some) == ALIKE and (odd := set(names) - known):
+                raise Error(
+                    f"the {what} '{min(odd)}' must be a number that the rungs give, got "
+                    f"{', '.join(sorted(known))}; mend its name"
                 )
 
     def sync(self) -> None:

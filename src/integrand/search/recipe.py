@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from integrand.search.evolution import Evolution
 from integrand.search.rung import Rung
 from integrand.search.strategy import Exhaustive, Random, Strategy
 from integrand.spec import Spec
+from integrand.train.text import fingerprint
 
 STRATEGIES: dict[str, Callable[[Space, int], Strategy]] = {
     "exhaustive": lambda space, seed: Exhaustive(space),
@@ -52,7 +54,7 @@ class Recipe:
     prepare: Callable[[], object] | None = None
 
     def check(self) -> None:
-        """Raises `Error` where this is no search."""
+        """Raises `Error` where this is no search, or its space holds no spec."""
         if self.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise SpecError(f"the strategy must be one of {known}, got '{self.strategy}'")
@@ -60,9 +62,26 @@ class Recipe:
             raise SpecError(f"a search needs at least 1 evaluation, got {self.evaluations}")
         if len({rung.name for rung in self.rungs}) < len(self.rungs) or not self.rungs:
             raise Error("a search needs rungs with names of their own")
+        if self.seed < 0:
+            raise SpecError(f"a seed must be at least 0, got {self.seed}")
+        for rung in self.rungs:
+            if not (rung.seconds > 0 and 0 <= rung.keep <= 1):
+                raise SpecError(
+                    f"the rung '{rung.name}' must have seconds > 0 and keep a share from 0 to 1, "
+                    f"got {rung.seconds} and {rung.keep}"
+                )
+        for name, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise SpecError(f"the weight of '{name}' must be finite, got {weight}")
+        # before the references have taken their time
+        STRATEGIES[self.strategy](self.space, self.seed).ask()
 
     def settings(self) -> dict[str, Any]:
-        """What all who work on one search agree on: everything but how long it is."""
+        """What all who work on one search agree on: everything but how long it is.
+
+        Raises `DataError` where the text cannot be read.
+        """
+        text = {"text": fingerprint(self.data)[:10]} if self.data else {}
         return {
             "recipe": self.name,
             "space": f"{self.space.name} {_fingerprint(self.space)}",
@@ -72,6 +91,7 @@ class Recipe:
             "rungs": [f"{r.name} {_hash(_said(r))}" for r in self.rungs],
             "weights": dict(self.weights),
             "references": [spec.sha256[:10] for spec in self.references],
+            **text,
         }
 
 

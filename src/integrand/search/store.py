@@ -7,6 +7,7 @@ No other file knows Optuna, nor does Optuna know strategies: it stores, and tell
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import threading
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from integrand.errors import DataError, Error
@@ -59,28 +61,62 @@ class Record:
 
 class Store:
     """Args:
-    url: of the database, as SQLAlchemy takes it.
+    url: of the database, as SQLAlchemy takes it; or the path of an SQLite file.
     name: of the search in the database.
     settings: what must be the same for all who work on it.
     beat: whole seconds between signs of life; after three missed ones a process is taken for gone.
 
-    Raises `Error` where they are not, `DataError` where there is no such database.
+    Raises `Error` where they are not, `DataError` where there is no such database. A setting that a
+    search lacks, as it was begun before there was such a one, is taken from then on.
     """
 
     def __init__(
-        self, url: str, name: str, settings: Mapping[str, Any], *, beat: int = BEAT_SECONDS
+        self, url: str | Path, name: str, settings: Mapping[str, Any], *, beat: int = BEAT_SECONDS
     ) -> None:
         self.optuna = _optuna()
+        url = _of_file(url) if isinstance(url, Path) else url
         self.beat = beat
         with _refused(url), _unwarned(self.optuna):
             self.backend, self.study = _opened(self.optuna, url, name, beat)
         # with Optuna's cache in front
         self.storage = self.study._storage
         self.id = self.storage.get_study_id_from_name(name)
-        _agree(self.study, settings, name)
+        self.began = False  # the settings are those of this process
+        self._agree(settings, name)
         self.count = 0
         self._open: set[int] = set()
         self._running: dict[int, int] = {}  # ours: trial by number
+
+    def _agree(self, settings: Mapping[str, Any], name: str) -> None:
+        known = dict(self._once("settings", dict(settings)))
+        for key in settings.keys() - known.keys():
+            known[key] = self._once(f"settings.{key}", settings[key])
+        for key in {**known, **settings}:
+            if known.get(key) != settings.get(key):
+                raise Error(
+                    f"the search '{name}' was begun with {key} = {known.get(key)}, and must go on "
+                    f"so, got {settings.get(key)}; choose another folder, or give the same options"
+                )
+
+    def _once(self, name: str, value: Any) -> Any:
+        """What the study says of `name`: `value` where nobody has said anything before."""
+        from sqlalchemy.exc import IntegrityError
+
+        if name not in self.study.user_attrs:
+            said = {"study_id": self.id, "key": name, "value_json": json.dumps(value)}
+            row = _attributes().insert().values(said)
+            # Optuna would replace what others have said since we looked; the table admits one row
+            with suppress(IntegrityError), self.backend.engine.begin() as database:
+                database.execute(row)
+                self.began |= name == "settings"
+        return self.study.user_attrs[name]
+
+    def release(self) -> None:
+        """The settings are open again, where they are ours and nothing was ever evaluated."""
+        if self.began and not self.storage.get_n_trials(self.id):
+            said = _attributes()
+            with self.backend.engine.begin() as database:
+                database.execute(said.delete().where(said.c.study_id == self.id))
 
     def news(self) -> list[Record]:
         """Records that are new or have changed since the last call, by number."""
@@ -137,11 +173,11 @@ class Store:
             self.storage.set_trial_state_values(record.trial, kept, values)
 
     def give_back_all(self) -> None:
-        """What is ours and under way is lost at once, so that others need not wait for it."""
-        fail = self.optuna.trial.TrialState.FAIL
+        """What is ours and under way waits again, for anybody: we stopped, nothing was lost."""
+        waiting = self.optuna.trial.TrialState.WAITING
         for trial in self._running.values():
-            with suppress(RuntimeError):
-                self.storage.set_trial_state_values(trial, fail)
+            with suppress(RuntimeError):  # lost meanwhile
+                self.storage.set_trial_state_values(trial, waiting)
         self._running.clear()
 
     def lose_stale(self) -> None:
@@ -196,17 +232,20 @@ def _record(trial: Any) -> Record:
     return replace(known, outcome=outcome)
 
 
-def _agree(study: Any, settings: Mapping[str, Any], name: str) -> None:
-    known = study.user_attrs.get("settings")
-    if known is None:
-        study.set_user_attr("settings", dict(settings))
-        known = study.user_attrs["settings"]
-    for key in {**known, **settings}:
-        if known.get(key) != settings.get(key):
-            raise Error(
-                f"the search '{name}' was begun with {key} = {known.get(key)}, and must go on so, "
-                f"got {settings.get(key)}; choose another folder, or give the same options"
-            )
+def _of_file(path: Path) -> str:
+    """The URL of an SQLite file by its URI: a plain path would end at its first question mark."""
+    from sqlalchemy import URL
+
+    # rendered by SQLAlchemy: 2.1 quotes here what it unquotes when it reads, 2.0 neither
+    uri = URL.create("sqlite", database=path.as_uri(), query={"uri": "true"})
+    return uri.render_as_string(hide_password=False)
+
+
+def _attributes() -> Any:
+    """Optuna's table of what studies say, one row per study and name."""
+    from optuna.storages._rdb.models import StudyUserAttributeModel
+
+    return StudyUserAttributeModel.__table__
 
 
 def _optuna() -> Any:

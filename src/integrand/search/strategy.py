@@ -75,19 +75,29 @@ class Random:
 
 
 class Exhaustive:
-    """Every sequence of decisions once, in order, those that are no specs left out."""
+    """Every sequence of decisions once, in order, those that are no specs left out and counted."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
         self.next: list[int] | None = []
+        self.admitted = self.left_out = 0
+        self.reason = ""  # of the last one left out
 
     def ask(self) -> Candidate | None:
         while self.next is not None:
             genome = self._advance(self.next)
             try:
-                return Candidate(self.space.spec(genome), genome)
-            except SpecError:
+                candidate = Candidate(self.space.spec(genome), genome)
+            except SpecError as error:
+                self.left_out, self.reason = self.left_out + 1, str(error)
                 continue
+            self.admitted += 1
+            return candidate
+        if not self.admitted:
+            raise Error(
+                f"none of {self.left_out} candidates of the space '{self.space.name}' is a spec; "
+                f"last: {self.reason}"
+            )
         return None
 
     def _advance(self, prefix: list[int]) -> Genome:

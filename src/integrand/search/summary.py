@@ -11,6 +11,7 @@ from integrand.report.machine import environment
 from integrand.search.history import History
 from integrand.search.pareto import Archive
 from integrand.search.recipe import Recipe
+from integrand.search.strategy import Exhaustive, Strategy
 from integrand.spec import to_toml
 from integrand.train.runs import command
 
@@ -30,6 +31,7 @@ def summary(recipe: Recipe, history: History) -> dict[str, Any]:
         "strategy": recipe.strategy, "seed": recipe.seed,
         "evaluated": len(ladder.floors[0].scores) + len(ladder.floors[0].refused),
         "deduplicated": len(history.same),
+        "left_out": left_out(history.strategy),
         "rungs": [rung(history, i) for i in range(len(ladder.rungs))],
         "objectives": ["score", *recipe.objectives],
         "front": [shown(history, key, objectives) for key, objectives in kept.items()],
@@ -40,6 +42,13 @@ def summary(recipe: Recipe, history: History) -> dict[str, Any]:
         "command": command(),
         "environment": environment(),
     }  # fmt: skip
+
+
+def left_out(strategy: Strategy) -> dict[str, Any]:
+    """How many candidates of an enumeration were no specs, so far, and why the last one was not."""
+    if not isinstance(strategy, Exhaustive):
+        return {"candidates": 0, "reason": ""}
+    return {"candidates": strategy.left_out, "reason": strategy.reason}
 
 
 def top(history: History) -> int:

@@ -28,6 +28,7 @@ from typing import Any
 from integrand.errors import SpecError
 from integrand.search.slots import Slots
 from integrand.spec import Spec, spec_from_mapping
+from integrand.spec.toml import NOT_TOML
 
 _PLACE = re.compile(r"\{(\w+)\}")
 _LONGEST = 4000
@@ -36,9 +37,10 @@ _LONGEST = 4000
 def read_space(path: str | Path) -> Slots:
     """The space in a TOML file. Raises `SpecError`."""
     try:
-        return template_space(tomllib.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, *NOT_TOML) as error:
         raise SpecError(f"cannot read the space {path}: {error}") from None
+    return template_space(data)
 
 
 def template_space(data: Mapping[str, Any]) -> Slots:

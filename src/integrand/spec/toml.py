@@ -13,6 +13,8 @@ from integrand.spec.spec import Param, Spec
 
 _FIELDS = {"name", "gradient", "function", "params", "anchor", "source"}
 _PARAM_FIELDS = {"init", "above", "below", "trainable"}
+# numbers of thousands of digits and brackets thousands deep included
+NOT_TOML = (ValueError, RecursionError)
 
 
 def spec_from_mapping(data: Mapping[str, Any], ignore: set[str] | None = None) -> Spec:
@@ -44,7 +46,7 @@ def read_spec(path: str | Path) -> Spec:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SpecError(f"cannot read {path}: {error}") from None
     return from_toml(text, str(path))
 
@@ -52,28 +54,34 @@ def read_spec(path: str | Path) -> Spec:
 def from_toml(text: str, where: str = "the text") -> Spec:
     """The spec that a TOML text declares; `where` it stands is said in the `SpecError`."""
     try:
-        return spec_from_mapping(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(text)
+    except NOT_TOML as error:
         raise SpecError(f"{where} is not TOML: {error}") from None
+    return spec_from_mapping(data)
 
 
 def to_toml(spec: Spec) -> str:
     """The TOML text that `read_spec` reads back to an equal spec."""
-    lines = [f"name = {json.dumps(spec.name)}"]
+    lines = [f"name = {_written(spec.name)}"]
     if spec.gradient is not None:
-        lines.append(f"gradient = {json.dumps(spec.gradient)}")
-        lines.append(f"anchor = {json.dumps(list(spec.anchor))}")
+        lines.append(f"gradient = {_written(spec.gradient)}")
+        lines.append(f"anchor = {_written(list(spec.anchor))}")
     else:
-        lines.append(f"function = {json.dumps(spec.function)}")
+        lines.append(f"function = {_written(spec.function)}")
     if spec.source:
-        lines.append(f"source = {json.dumps(spec.source)}")
+        lines.append(f"source = {_written(spec.source)}")
     for name, p in spec.params.items():
-        lines += ["", f"[params.{name}]", f"init = {p.init!r}"]
+        lines += ["", f"[params.{name}]", f"init = {_written(p.init)}"]
         lines += [
-            f"{side} = {json.dumps(bound)}"
+            f"{side} = {_written(bound)}"
             for side, bound in (("above", p.above), ("below", p.below))
             if bound is not None
         ]
         if not p.trainable:
             lines.append("trainable = false")
     return "\n".join(lines) + "\n"
+
+
+def _written(value: Any) -> str:
+    # TOML's texts and numbers are JSON's, but for halves of characters and U+007F
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
