@@ -124,6 +124,10 @@ def test_the_controller_reinforces_who_climbs_later(monkeypatch: pytest.MonkeyPa
     first, second = gains
     assert first[0] == min(first) < 0
     assert second[0] == max(second) > 0
+    # refused where it climbed to, at once
+    for found in (Standing(0, 1.0), None, *[Standing(1, 1.0)] * 6):
+        strategy.tell(others[0], found)
+    assert gains[2][0] == max(gains[2]) and gains[2][1] == min(gains[2])
 
 
 def test_the_controller_learns_from_order_alone() -> None:

@@ -8,7 +8,7 @@ of all candidates told so far.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +65,7 @@ class Controller:
         self.baseline: float | None = None
         self.spread = 0.0
         self.told: list[tuple[list[Decision], Standing | None]] = []
-        self.standings: dict[str, Standing | None] = {}
+        self.order: list[Standing] = []
 
     def ask(self) -> Candidate:
         options: list[int] = []
@@ -96,7 +96,8 @@ class Controller:
         """Learns after every `batch`; candidates of other strategies are passed over."""
         if not candidate.options:
             return
-        self.standings[candidate.key] = standing
+        if standing is not None:
+            insort(self.order, standing)
         self.told.append((self._decisions(candidate), standing))
         if len(self.told) >= self.batch:
             self._update()
@@ -117,15 +118,13 @@ class Controller:
         self.rng = np.random.default_rng(seed)
 
     def _update(self) -> None:
-        """The reward is -ln of the share of those told so far that are as good or better: whatever
-        the scores, it tells the best from the good. 0 for the worst, and for who was refused."""
-        order = sorted(s for s in self.standings.values() if s is not None)
-        rewards = np.array(
-            [
-                0.0 if s is None else -np.log(bisect_right(order, s) / len(order))
-                for _, s in self.told
-            ]
-        )
+        """The reward is -ln of the share of standings told so far that are as good or better:
+        whatever the scores, it tells the best from the good. 0 for the worst and the refused."""
+        shares = [
+            1.0 if s is None else bisect_right(self.order, s) / len(self.order)
+            for _, s in self.told
+        ]
+        rewards = -np.log(shares)
         new = float(rewards.mean()), float(rewards.std())
         if self.baseline is None:
             self.baseline, self.spread = new
