@@ -4,16 +4,16 @@
 
 The objective is the L2 distance under N(0, 1) to xIELU's gradient at (0.8, 0.8, 0.5), up to scale,
 nothing fitted (`integrand.search.planted`). Random, evolution and controller, each with its default
-settings and the same seeds, until the distance is 0.05 or the budget is spent. A candidate
-equivalent to an earlier one is not evaluated again and does not count; nobody may ask more than
-twice the budget. Rows that the JSON file already holds are not run again.
+settings and the same seeds, until the distance is 0.05 or the budget is spent; told what the engine
+tells (`History`). A candidate equivalent to an earlier one is not evaluated again and does not
+count; nobody may ask more than twice the budget. Rows that the JSON file already holds are not run
+again. docs/search.md shows the table: `integrand report docs/search.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -52,20 +52,6 @@ def run(name: str, seed: int, budget: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def summary(rows: list[dict[str, Any]], budget: int) -> dict[str, Any]:
-    """Per strategy and distance: seeds that reached it, and the median of their evaluations, a seed
-    that did not counted with the budget."""
-    result: dict[str, Any] = {}
-    for name in STRATEGIES:
-        for d in map(str, DISTANCES):
-            counts = [row["evaluations_to"][d] for row in rows if row["strategy"] == name]
-            result.setdefault(name, {})[d] = {
-                "found": sum(c is not None for c in counts),
-                "median": statistics.median([c or budget for c in counts] or [budget]),
-            }
-    return result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
@@ -84,10 +70,10 @@ def main() -> None:
             write_json(
                 args.json,
                 {
+                    "kind": "planted",
                     "command": command(),
                     "environment": environment(),
                     "budget": args.budget,
-                    "summary": summary(rows, args.budget),
                     "rows": rows,
                 },
             )

@@ -7,7 +7,7 @@ import pytest
 from mpmath import mp
 
 import integrand as ig
-from integrand.derivation.criticality import Kernel, critical_share, criticality, curvature
+from integrand.derivation.criticality import Kernel, criticality
 from integrand.derivation.exact import exact
 
 # declared as functions, so that the text itself can be integrated in multi-precision
@@ -46,15 +46,25 @@ def test_half_stable_constants(name: str, variance: float, weight: float, bias: 
         ("leaky_relu", "scale-invariant", 2 / (1 + 0.01**2)),
         ("identity", "scale-invariant", 1.0),
         ("tanh", "K*=0", 1.0),
+        # linear until a clip, and on each side of a kink: E f'^2 -> (f'(0-)^2 + f'(0+)^2) / 2
+        ("hardtanh", "K*=0", 1.0),
+        ("relu6", "K*=0", 2.0),
+        ("selu", "K*=0", 2 / (1.0507009873554805**2 * (1 + 1.6732632423543772**2))),
         ("sigmoid", "none", None),
         ("softplus", "none", None),
         ("relu2", "none", None),
+        ("softshrink", "none", None),
     ],
 )
 def test_classes(name: str, universality: str, weight: float | None) -> None:
     found = criticality(kernel(name))
     assert found.universality == universality
     assert found.weight == (None if weight is None else pytest.approx(weight, rel=1e-12))
+
+
+def test_linear_until_it_is_steeper_is_critical_nowhere() -> None:
+    steeper = Kernel(lambda x: x + x * (abs(x) > 1), lambda x: 1.0 + (abs(x) > 1), (-1.0, 1.0))
+    assert criticality(steeper).universality == "none"
 
 
 def test_chi_are_one_where_it_is_critical() -> None:
@@ -75,11 +85,14 @@ def test_growth_is_the_derivative_of_the_square() -> None:
 
 
 def test_the_mixture_of_swish_and_tanh() -> None:
-    assert curvature(kernel("tanh")) == pytest.approx(-2, abs=1e-8)
-    assert curvature(kernel("silu")) == pytest.approx(3 / 16, abs=1e-8)
-    assert critical_share(kernel("silu"), kernel("tanh")) == pytest.approx(32 / 35, abs=1e-8)
-    assert critical_share(kernel("silu"), kernel("gelu")) is None
-    assert curvature(kernel("xielu")) is None  # a jump of f'' at 0
+    silu, gelu, tanh, xielu = map(ig.activation, ("silu", "gelu", "tanh", "xielu"))
+    assert tanh.properties.curvature == pytest.approx(-2, abs=1e-8)
+    assert silu.properties.to_dict()["curvature"] == pytest.approx(3 / 16, abs=1e-8)
+    # arXiv:2605.05294
+    assert ig.nn.critical_share(silu, tanh) == pytest.approx(32 / 35, abs=1e-8)
+    assert ig.nn.critical_share(silu, gelu) is None
+    assert xielu.properties.curvature is None  # a jump of f'' at 0
+    assert ig.nn.critical_share(xielu, tanh) is None
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -117,7 +117,14 @@ def test_a_planted_effect_is_better_and_none_cannot_be_told(plan: Plan, tmp_path
     assert like["verdict"] == "cannot tell" and like["gradient"] == LIKE.gradient
 
 
-def test_one_size_or_too_few_seeds_cannot_tell(plan: Plan, tmp_path: Path) -> None:
+def test_one_size_cannot_tell(plan: Plan, tmp_path: Path) -> None:
+    one = replace(plan, rungs=plan.rungs[:1])
+    (good,) = confirmed([GOOD], _folder(one, tmp_path / "study"))
+    assert {a["verdict"] for a in good["against"]} == {"better"} and good["seeds"] >= 5
+    assert good["verdict"] == "cannot tell"
+
+
+def test_too_few_seeds_cannot_tell(plan: Plan, tmp_path: Path) -> None:
     # the sweep of the first size, and three seeds of it
     some = _folder(plan, tmp_path / "study", most=5 * 3 * 2 + 5 * 3)
     (row,) = confirmed([GOOD], some)

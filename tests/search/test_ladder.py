@@ -91,9 +91,9 @@ def test_merit_decides_and_standings_compare_across_rungs() -> None:
         the.begin(0, key, "new")
         the.score(0, key, score, merit)
     assert the.next(RNG) == Step(1, "b", "merit")
-    assert [the.standing(0, key) for key in "bcda"] == [1.0, 1.25, 1.5, 1.75]
+    assert [the.standing(0, key) for key in "bcda"] == [(1, 1.0), (1, 2.0), (1, 3.0), (1, 9.0)]
     scored(the, 1, b=5.0)
-    assert the.standing(1, "b") == 0.0
+    assert the.standing(1, "b") == (0, 5.0) < the.standing(0, "b")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,8 +8,10 @@ from mpmath import mp
 
 import integrand as ig
 from integrand.derivation.exact import integral
+from integrand.search.candidate import Candidate
 from integrand.search.cost import cost, saved_bytes, weight
 from integrand.search.gaussian import gaussian
+from integrand.search.gaussian_rung import measured
 from integrand.search.profile import profile
 from integrand.search.validity import validity
 from integrand.spec import Spec, names, row
@@ -86,6 +88,26 @@ def test_relu_in_numbers() -> None:
     )
     assert (found.flat, found.steepest) == (pytest.approx(0.5, rel=1e-14), 1.0)
     assert gaussian(profile(gradient("1 if x > 0 else 0"))).universality == "scale-invariant"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # E f^2 = 3 K^2, E f'^2 = 4 K
+        (
+            "x*abs(x)",
+            {
+                "gain": 3**-0.5, "backward_gain": 1 / 2, "chi": 4 / 3, "chi_parallel": 2.0,
+                "score": math.log(4 / 3) + math.log(2), "mean": 0.0, "active": 1.0,
+            },
+        ),
+        ("relu(x - 1)", {"active": math.erfc(1 / math.sqrt(2)) / 2}),
+        ("relu(x)", {"gain": 2**0.5, "chi": 1.0, "chi_parallel": 1.0, "score": 0.0}),
+    ],
+)  # fmt: skip
+def test_the_numbers_of_the_first_rung(text: str, expected: dict[str, float]) -> None:
+    found = measured(Candidate(function(text), ()))
+    assert {k: found[k] for k in expected} == pytest.approx(expected, rel=1e-12, abs=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ class Criticality:
     """The universality class of an activation, and the initialisation at which it is critical.
 
     - `scale-invariant`: f(cx) = c f(x); critical at any variance (ReLU)
-    - `K*=0`: f(0) = 0, f'(0) != 0, and small variances shrink further (tanh, sin)
+    - `K*=0`: f(0) = 0, f' is not 0 on both sides of it, and small variances shrink further, ever
+      more slowly: both chi tend to 1 (tanh, sin, ReLU6)
     - `half-stable`: there is a variance K* > 0 at which chi_par = chi_perp = 1 (SiLU, GELU)
     - `none`: no C_W > 0 and C_b >= 0 make it critical (sigmoid, softplus, ReLU^2)
 
@@ -92,10 +93,25 @@ def criticality(kernel: Kernel) -> Criticality:
         weight = 1 / kernel.slope_square(variance)
         bias = variance - weight * kernel.square(variance)
         return Criticality("half-stable", variance, weight, bias)
-    start, slope = float(kernel.f(0.0)), float(kernel.df(0.0))
-    if start == 0 and slope != 0 and kernel.growth(SMALL) < slope**2:
-        return Criticality("K*=0", 0.0, 1 / slope**2, 0.0)
+    slope_square = _small_slope_square(kernel)
+    if float(kernel.f(0.0)) == 0 and slope_square > 0 and _shrinks(kernel, slope_square):
+        return Criticality("K*=0", 0.0, 1 / slope_square, 0.0)
     return Criticality("none")
+
+
+def _small_slope_square(kernel: Kernel) -> float:
+    """E f'(z)^2 as the variance goes to 0: half of it comes from either side of a kink."""
+    return float(np.mean(kernel.df(np.array([-1e-300, 1e-300])) ** 2))
+
+
+def _shrinks(kernel: Kernel, slope_square: float) -> bool:
+    """Whether variances shrink at C_W = 1 / slope_square, where they first do not stay: what is
+    linear up to a clip shows it later than what is smooth."""
+    for variance in np.geomspace(SMALL, RANGE[1], 33):
+        excess = kernel.growth(variance) / slope_square - 1
+        if abs(excess) > 1e-9:
+            return excess < 0
+    return False
 
 
 def _balanced(kernel: Kernel) -> float | None:
@@ -140,15 +156,3 @@ def curvature(kernel: Kernel) -> float | None:
         if abs(table[-1] - table[-2]) <= 1e-9 * (1 + abs(table[-1])):
             return table[-1]
     return None
-
-
-def critical_share(first: Kernel, second: Kernel) -> float | None:
-    """Share p of `first` at which a layer mixing both has g2 = 0: p g2(a) + (1 - p) g2(b) = 0.
-
-    Each unit draws one of the two activations and keeps it. For Swish with tanh 32/35. None where
-    both shrink or both grow. Source: arXiv:2605.05294.
-    """
-    a, b = curvature(first), curvature(second)
-    if a is None or b is None or a * b >= 0:
-        return None
-    return b / (b - a)

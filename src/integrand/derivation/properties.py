@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from mpmath import mp
 
-from integrand.derivation.criticality import Criticality, Kernel, criticality
+from integrand.derivation.criticality import Criticality, Kernel, criticality, curvature
 from integrand.derivation.exact import breakpoints, exact
 from integrand.derivation.gaussian import Array, function, normal
 from integrand.derivation.program import Program
@@ -37,6 +37,8 @@ class Properties:
     - `minima`: local minima (x, f(x))
     - `mean`, `second_moment`, `gradient_second_moment`: E f(z), E f(z)^2, E f'(z)^2, z ~ N(0, 1)
     - `criticality`: universality class, and the initialisation at which signals keep their size
+    - `curvature`: g2 in E f(z)^2 = f'(0)^2 K + g2 K^2 + ..., z ~ N(0, K), None where E f^2 has no
+      such expansion; below 0 small variances shrink (arXiv:2106.10165, equation 5.83 times f'(0)^2)
     """
 
     values: dict[str, float]
@@ -54,6 +56,7 @@ class Properties:
     second_moment: float
     gradient_second_moment: float
     criticality: Criticality
+    curvature: float | None
 
     @property
     def gain(self) -> float:
@@ -101,6 +104,7 @@ def properties(
     ]
     z, weight = normal(1.0, list(classes))
     kinds = list(classes.values())
+    kernel = Kernel.of(program, at, list(classes))
     return Properties(
         values=at,
         breakpoints=classes,
@@ -116,7 +120,8 @@ def properties(
         mean=float(weight @ f(z)),
         second_moment=float(weight @ f(z) ** 2),
         gradient_second_moment=float(weight @ df(z) ** 2),
-        criticality=criticality(Kernel.of(program, at, list(classes))),
+        criticality=criticality(kernel),
+        curvature=curvature(kernel),
     )
 
 

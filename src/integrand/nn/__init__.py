@@ -6,6 +6,7 @@ from integrand.nn.gated import Gated
 from integrand.nn.groups import parameter_groups
 from integrand.nn.growth import GrowthMonitor
 from integrand.nn.initialise import initialise
+from integrand.nn.mixture import critical_share
 from integrand.nn.mlp import MLP, GatedMLP
 from integrand.nn.pointwise import Pointwise
 from integrand.nn.shards import need_distributed
@@ -16,6 +17,7 @@ __all__ = [
     "GatedMLP",
     "GrowthMonitor",
     "Pointwise",
+    "critical_share",
     "freeze",
     "initialise",
     "parameter_groups",

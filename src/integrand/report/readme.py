@@ -9,6 +9,7 @@ from typing import Any
 from integrand.errors import DataError
 from integrand.report import tables
 from integrand.report.gpu_table import gpu
+from integrand.report.planted_table import planted
 from integrand.report.sparsity_page import results as sparsity
 from integrand.report.speed_cases import speed_cases
 from integrand.report.study_words import results
@@ -21,6 +22,7 @@ _TABLES = {
     "output_only": lambda data: tables.output_only(data["rows"]),
     "study": lambda data: _study(data),
     "sparsity": sparsity,
+    "planted": planted,
 }
 
 

@@ -13,13 +13,13 @@ from integrand.search.pareto import Archive, dominates, scalar
 from integrand.search.profile import Profile, profile
 from integrand.search.recipe import Recipe
 from integrand.search.rung import Rung
-from integrand.search.strategy import Exhaustive, Random, Strategy
+from integrand.search.strategy import Exhaustive, Random, Standing, Strategy
 from integrand.search.templates import read_space
 from integrand.search.validity import Validity, validity
 
 __all__ = [
     "Archive", "Candidate", "Controller", "Evaluation", "Evolution", "Exhaustive", "Gaussian",
-    "GradientSpace", "Profile", "Random", "Recipe", "Rung", "Seen", "Space", "Strategy", "Validity",
-    "dominates", "evaluations", "function_space", "gaussian", "profile", "read_space", "same",
-    "scalar", "search", "signature", "validity",
+    "GradientSpace", "Profile", "Random", "Recipe", "Rung", "Seen", "Space", "Standing", "Strategy",
+    "Validity", "dominates", "evaluations", "function_space", "gaussian", "profile", "read_space",
+    "same", "scalar", "search", "signature", "validity",
 ]  # fmt: skip

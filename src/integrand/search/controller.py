@@ -1,16 +1,14 @@
 """A recurrent network that takes the decisions of a space one after the other and is trained by
-policy gradient: PPO with a clipped ratio, and a moving average of the scores as its baseline.
+policy gradient: PPO with a clipped ratio, and a moving average of the rewards as its baseline.
 
 Source: arXiv:1710.05941 (the controller predicts one component at a time and is fed its own
-prediction; trained by PPO, arXiv:1707.06347). Ours: sizes and rates, and that a
-candidate met before is not reinforced again.
+prediction; trained by PPO, arXiv:1707.06347). Ours: sizes and rates, and the reward, from the order
+of all candidates told so far.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping
+from bisect import bisect_right, insort
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from integrand.search.candidate import Candidate, Genome, Space
-from integrand.search.strategy import first_admitted
+from integrand.search.strategy import Standing, first_admitted
 
 Decision = tuple[int, int, int]  # first token of the kind, number of options, option taken
 
@@ -47,7 +45,7 @@ class Controller:
     hidden, rate: width of the network, and its learning rate (Adam).
     entropy: weight of the policy's entropy in the loss: keeps it from settling too soon.
     clip, epochs: of PPO.
-    decay: of the moving averages of the scores and of their spread.
+    decay: of the moving averages of the rewards and of their spread.
     """
 
     def __init__(
@@ -66,9 +64,8 @@ class Controller:
         self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=rate)
         self.baseline: float | None = None
         self.spread = 0.0
-        self.worst: float | None = None
-        self.told: list[tuple[list[Decision], float | None, bool]] = []
-        self.known: set[str] = set()
+        self.told: list[tuple[list[Decision], Standing | None]] = []
+        self.order: list[Standing] = []
 
     def ask(self) -> Candidate:
         options: list[int] = []
@@ -95,14 +92,13 @@ class Controller:
 
         return choose
 
-    def tell(self, candidate: Candidate, score: float | None) -> None:
-        """Learns after every `batch` scores; a refused candidate counts as the worst so far.
-        Candidates of other strategies are passed over."""
+    def tell(self, candidate: Candidate, standing: Standing | None) -> None:
+        """Learns after every `batch`; candidates of other strategies are passed over."""
         if not candidate.options:
             return
-        decisions = self._decisions(candidate)
-        self.told.append((decisions, score, candidate.key in self.known))
-        self.known.add(candidate.key)
+        if standing is not None:
+            insort(self.order, standing)
+        self.told.append((self._decisions(candidate), standing))
         if len(self.told) >= self.batch:
             self._update()
             self.told = []
@@ -122,22 +118,22 @@ class Controller:
         self.rng = np.random.default_rng(seed)
 
     def _update(self) -> None:
-        good = [s for _, s, _ in self.told if s is not None]
-        self.worst = max([*good, *([] if self.worst is None else [self.worst])], default=None)
-        if self.worst is None:
-            return
-        scores = np.array([self.worst if s is None else s for _, s, _ in self.told])
-        new = float(scores.mean()), float(scores.std())
+        """The reward is -ln of the share of standings told so far that are as good or better:
+        whatever the scores, it tells the best from the good. 0 for the worst and the refused."""
+        shares = [
+            1.0 if s is None else bisect_right(self.order, s) / len(self.order)
+            for _, s in self.told
+        ]
+        rewards = -np.log(shares)
+        new = float(rewards.mean()), float(rewards.std())
         if self.baseline is None:
             self.baseline, self.spread = new
         else:
             d = self.decay
             self.baseline = d * self.baseline + (1 - d) * new[0]
             self.spread = d * self.spread + (1 - d) * new[1]
-        gain = np.clip((self.baseline - scores) / (self.spread + 1e-12), -3, 3)
-        # what was met before is not reinforced: the policy moves on from what it has found
-        gain = np.where([again for _, _, again in self.told], np.minimum(gain, 0), gain)
-        self._learn(_padded([d for d, _, _ in self.told], self.start), torch.tensor(gain))
+        gain = np.clip((rewards - self.baseline) / (self.spread + 1e-12), -3, 3)
+        self._learn(_padded([d for d, _ in self.told], self.start), torch.tensor(gain))
 
     def _learn(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], gain: Tensor) -> None:
         inputs, targets, allowed, mask = batch
@@ -155,27 +151,6 @@ class Controller:
             self.optimiser.zero_grad()
             loss.backward()
             self.optimiser.step()
-
-    def state(self) -> dict[str, Any]:
-        buffer = io.BytesIO()
-        torch.save([self.policy.state_dict(), self.optimiser.state_dict()], buffer)
-        return {
-            "rng": self.rng.bit_generator.state,
-            "network": base64.b64encode(buffer.getvalue()).decode(),
-            "averages": [self.baseline, self.spread, self.worst],
-            "told": self.told,
-            "known": sorted(self.known),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.rng.bit_generator.state = state["rng"]
-        buffer = io.BytesIO(base64.b64decode(state["network"]))
-        policy, optimiser = torch.load(buffer, weights_only=True)
-        self.policy.load_state_dict(policy)
-        self.optimiser.load_state_dict(optimiser)
-        self.baseline, self.spread, self.worst = state["averages"]
-        self.told = [([tuple(d) for d in ds], s, again) for ds, s, again in state["told"]]
-        self.known = set(state["known"])
 
 
 def _padded(sequences: list[list[Decision]], start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -5,15 +5,13 @@ arXiv:1802.01548. Ours: some children are crossed before, and mutate more than o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from integrand.search.candidate import Candidate, Genome, Space, by_chance, frozen
-from integrand.search.strategy import first_admitted
+from integrand.search.candidate import Candidate, Genome, Space, by_chance
+from integrand.search.strategy import Standing, first_admitted
 
-_Member = tuple[float, str, Genome]  # score, key, genome
+_Member = tuple[Standing, str, Genome]  # standing, key, genome
 
 
 class Evolution:
@@ -54,17 +52,10 @@ class Evolution:
         drawn = self.rng.choice(len(self.alive), self.sample, replace=False)
         return min((self.alive[i] for i in drawn), key=lambda member: member[0])
 
-    def tell(self, candidate: Candidate, score: float | None) -> None:
+    def tell(self, candidate: Candidate, standing: Standing | None) -> None:
         """A refused candidate does not join."""
-        if score is not None:
-            self.alive.append((score, candidate.key, candidate.genome))
+        if standing is not None:
+            self.alive.append((standing, candidate.key, candidate.genome))
 
     def reseed(self, *seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-
-    def state(self) -> dict[str, Any]:
-        return {"rng": self.rng.bit_generator.state, "alive": list(self.alive)}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.rng.bit_generator.state = state["rng"]
-        self.alive = deque(((s, k, frozen(g)) for s, k, g in state["alive"]), maxlen=self.size)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from integrand.search.rung import Rung
+from integrand.search.strategy import Standing
 
 PER_CHANCE = 4
 
@@ -88,11 +89,11 @@ class Ladder:
         """Whether a scored candidate is in the share of its rung that goes on."""
         return place + 1 < len(self.rungs) and self.rank(place, key) < self._quota(place)
 
-    def standing(self, place: int, key: str) -> float:
-        """One number, comparable across rungs, for strategies: 0 for the best at the last rung,
-        below 1 there, 1 to 2 at the one before, and so on. Ranks have no units and no outliers."""
-        below = len(self.rungs) - 1 - place
-        return below + self.rank(place, key) / len(self.floors[place].order)
+    def standing(self, place: int, key: str) -> Standing:
+        """What strategies are told: of two candidates the one that came higher is better, of two at
+        one rung the one of less merit. Ranks among those scored so far would not stay
+        comparable: each was the best of its time."""
+        return Standing(len(self.rungs) - 1 - place, self.floors[place].merits[key])
 
     def next(self, rng: np.random.Generator) -> Step | None:
         """Who goes on now: references first, then on merit, from the highest rung down, else one by

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 Objectives = Mapping[str, float]
 
@@ -31,26 +30,15 @@ class Archive:
         self.front[key] = dict(objectives)
         return True
 
-    def state(self) -> dict[str, Any]:
-        return {"front": self.front}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.front = {k: dict(o) for k, o in state["front"].items()}
+def scalar(objectives: Objectives, weights: Mapping[str, float]) -> float | None:
+    """max_k w_k o_k + 0.05 sum_k w_k o_k over the weighted objectives: the augmented Chebyshev
+    rule, which unlike a weighted sum reaches every part of a front.
 
-
-def scalar(
-    objectives: Objectives,
-    weights: Mapping[str, float],
-    reference: Mapping[str, float] | None = None,
-) -> float | None:
-    """max_k w_k (o_k - r_k) + 0.05 sum_k w_k (o_k - r_k) over the weighted objectives: the
-    augmented Chebyshev rule, which unlike a weighted sum reaches every part of a front.
-
-    1 / w_k is how much of objective k is worth one unit; r is a point to be better than, 0 by
-    default. One weighted objective is told as itself, times 1.05 w. None where a value is missing
-    or not finite.
+    1 / w_k is how much of objective k is worth one unit. One weighted objective is told as itself,
+    times 1.05 w. None where a value is missing or not finite.
     """
-    values = [objectives.get(k, math.nan) - (reference or {}).get(k, 0.0) for k in weights]
+    values = [objectives.get(k, math.nan) for k in weights]
     if not all(map(math.isfinite, values)):
         return None
     parts = [w * v for w, v in zip(weights.values(), values, strict=True)]

@@ -1,13 +1,13 @@
-"""Strategies: `ask` for a candidate, `tell` its score (lower is better, None: refused).
+"""Strategies: `ask` for a candidate, `tell` its standing (None: refused).
 
-Deterministic by seed, and resumable: `state()` is JSON that `restore` continues from, but for
-candidates asked and not yet told, whose scores are still welcome. Scores may come in any order.
+Deterministic by seed and by what they are told, in whatever order. A candidate that climbs later is
+told again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,23 +17,29 @@ from integrand.search.candidate import Candidate, Genome, Space, by_chance
 _TRIES = 200
 
 
+class Standing(NamedTuple):
+    """How a candidate did, less is better: rungs `below` the last one, then its merit at its rung.
+    Only the order of standings means anything."""
+
+    below: int
+    merit: float
+
+
 class Strategy(Protocol):
     """What proposes candidates of a space."""
+
+    space: Space
 
     def ask(self) -> Candidate | None:
         """The next candidate, None where the space is exhausted."""
         ...
 
-    def tell(self, candidate: Candidate, score: float | None) -> None: ...
+    def tell(self, candidate: Candidate, standing: Standing | None) -> None: ...
 
     def reseed(self, *seed: int) -> None:
         """Chance goes on as if it began with these numbers: what is asked for next depends on them
         and on what was told, and on nothing else."""
         ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 def first_admitted(
@@ -61,17 +67,11 @@ class Random:
             self.space, lambda: (self.space.build(by_chance(self.rng)), (), "new")
         )
 
-    def tell(self, candidate: Candidate, score: float | None) -> None:
+    def tell(self, candidate: Candidate, standing: Standing | None) -> None:
         """Nothing is learnt."""
 
     def reseed(self, *seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-
-    def state(self) -> dict[str, Any]:
-        return {"rng": self.rng.bit_generator.state}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.rng.bit_generator.state = state["rng"]
 
 
 class Exhaustive:
@@ -115,14 +115,8 @@ class Exhaustive:
         self.next = [option for option, _ in taken[:-1]] + [taken[-1][0] + 1] if taken else None
         return genome
 
-    def tell(self, candidate: Candidate, score: float | None) -> None:
+    def tell(self, candidate: Candidate, standing: Standing | None) -> None:
         """Nothing is learnt."""
 
     def reseed(self, *seed: int) -> None:
         """Nothing is left to chance."""
-
-    def state(self) -> dict[str, Any]:
-        return {"next": self.next}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.next = None if state["next"] is None else list(state["next"])
