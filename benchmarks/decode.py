@@ -5,8 +5,9 @@
 `--only gated-bf16` is one case; `--grid` is the sweep over sparsity and batch. Layers of their own
 weights in turn, at least 1 GB of them (a quarter in the sweep from batch 16 on); all candidates in
 every round, in alternating order. A neuron fires by the bias of its gate, with a frequency of its
-own (log-normal, so that some are hot), independently from token to token. Nothing is timed whose
-output failed its bound.
+own (log-normal, so that some are hot), independently from token to token. In dReLU (`both`) the
+sparsity is that of the gate, and half of its neurons stay active in up, as one with a bias of 0 is.
+Nothing is timed whose output failed its bound.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from integrand.train.runs import command
 CASES = {
     "gated-bf16": ("gated", 5632, torch.bfloat16, 16),
     "plain-bf16": ("plain", 8192, torch.bfloat16, 16),
+    "both-bf16": ("both", 5632, torch.bfloat16, 16),
     "gated-fp32": ("gated", 5632, torch.float32, 8),
     "plain-fp32": ("plain", 8192, torch.float32, 8),
 }
@@ -76,7 +78,11 @@ def layers(form: str, d_hidden: int, dtype: torch.dtype, count: int) -> nn.Seque
     made = []
     for _ in range(count):
         with torch.device("meta"):
-            block = (MLP if form == "plain" else GatedMLP)(act, D, d_hidden, True, dtype=dtype)
+            shape = (act, D, d_hidden, True)
+            if form == "plain":
+                block = MLP(*shape, dtype=dtype)
+            else:
+                block = GatedMLP(*shape, activate_up=form == "both", dtype=dtype)
         block.to_empty(device="cpu")
         for p in block.parameters():
             nn.init.zeros_(p) if p.ndim == 1 else nn.init.normal_(p, std=D**-0.5)
@@ -107,6 +113,7 @@ def by_mv(block: Any, x: Tensor) -> Tensor:
     v = x[0]
     up = torch.mv(block.up_proj.weight, v) + block.up_proj.bias
     if hasattr(block, "gate_proj"):
+        up = block.act_fn(up) if block.activate_up else up
         up = block.act_fn(torch.mv(block.gate_proj.weight, v) + block.gate_proj.bias) * up
     else:
         up = block.act_fn(up)
@@ -178,17 +185,15 @@ def case(name: str, rounds: int) -> list[dict[str, Any]]:
         xs = [torch.randn(1, D).to(dtype) for _ in range(count)]
         worst = agree(calls, xs)
         seconds = passes(calls | {"reading": read}, xs, rounds)
-        active = statistics.mean(
-            float((dense[k].act_fn(first(dense[k], x)) != 0).float().mean())
-            for k, x in enumerate(xs)
-        )
+        gate, active = activity(dense, xs)
         best = min(calls, key=lambda n: statistics.median(seconds[n]) if n in DENSE else math.inf)
-        top = ceiling(form, active)
+        top = ceiling(form, active, gate)
         fast_s = statistics.median(seconds["accelerated"])
         bandwidth = weights / min(seconds["reading"])
         row = {
             "case": name, "d_model": D, "d_hidden": d_hidden, "dtype": str(dtype)[6:],
-            "layers": count, "sparsity": 1 - active, "best_dense": best, "ceiling": top,
+            "layers": count, "sparsity": 1 - gate, "rows_read": (gate + active) / 2,
+            "best_dense": best, "ceiling": top,
             "difference_eps": worst, "dense_bytes": weights,
             "bytes_per_s": weights / top / fast_s,
             "bandwidth_bytes_per_s": bandwidth,
@@ -203,7 +208,7 @@ def case(name: str, rounds: int) -> list[dict[str, Any]]:
         row["own dense over nn.Linear"] = 1 / ratio(seconds["own dense"], seconds["nn.Linear"])[0]
         rows.append(row)
         print(
-            f"{name} sparsity {1 - active:.1%}: "
+            f"{name} sparsity {1 - gate:.1%}: "
             + ", ".join(f"{k} {statistics.median(v) * 1e3:.2f}" for k, v in seconds.items())
             + f" ms; {row['speedup']:.2f} x the best dense ({best}), ceiling {top:.2f}, "
             f"{row['share_of_bandwidth']:.0%} of {bandwidth / 1e9:.1f} GB/s; own dense "
@@ -217,8 +222,15 @@ def case(name: str, rounds: int) -> list[dict[str, Any]]:
 DENSE = ("nn.Linear", "torch.mv", "own dense")
 
 
-def first(block: Any, x: Tensor) -> Tensor:
-    return (block.gate_proj if hasattr(block, "gate_proj") else block.up_proj)(x)
+def activity(model: nn.Sequential, xs: list[Tensor]) -> tuple[float, float]:
+    """Shares of active gates, whose rows of up are read, and of neurons, whose rows of down are."""
+    shares = []
+    for block, x in zip(model, xs, strict=False):
+        gated = hasattr(block, "gate_proj")
+        gate = block.act_fn((block.gate_proj if gated else block.up_proj)(x)) != 0
+        neuron = gate & (block.up_proj(x) > 0) if gated and block.activate_up else gate
+        shares.append([float(found.float().mean()) for found in (gate, neuron)])
+    return tuple(map(statistics.mean, zip(*shares, strict=True)))
 
 
 def grid(name: str, batches: list[int]) -> Iterator[list[dict[str, Any]]]:
@@ -241,13 +253,14 @@ def grid(name: str, batches: list[int]) -> Iterator[list[dict[str, Any]]]:
             after = handle.calls()
             # the forced candidates count in their own paths
             forced = (rounds + 1) * used
+            read = sum(activity(dense, xs)) / 2
             taken = {k: after[k] - before[k] - (0 if k == "original" else forced) for k in after}
             middle = {k: statistics.median(v) for k, v in seconds.items()}
             best = min(("nn.Linear", "own dense"), key=lambda k: middle[k])
             skip, low, _ = ratio(seconds["skipping"], seconds[best])
             chosen = ratio(seconds["accelerated"], seconds[best])[0]
             rows.append({
-                "case": name, "batch": batch, "sparsity": level, "layers": used,
+                "case": name, "batch": batch, "sparsity": level, "rows_read": read, "layers": used,
                 "best_dense": best, "skipping_over_dense": skip, "lower_quartile": low,
                 "accelerated_over_dense": chosen,
                 "own_over_torch": ratio(seconds["own dense"], seconds["nn.Linear"])[0],

@@ -53,6 +53,20 @@ def test_the_headline_ranks_and_says_where_relu2_is() -> None:
     assert "ReLU² is 4 of 4" in " ".join(headline(many))
 
 
+def test_what_a_predictor_spares_is_shown_with_what_it_costs() -> None:
+    predictor = {"recall": 0.98, "sparsity": 0.7, "rise": 0.0079}
+    cheap = {**predictor, "sparsity": 0.667, "rise": -0.0037}
+    models = [model("relu", "plain", 0.9, predictor=predictor)]
+    models += [model("relu2", "plain", 0.8, predictor=cheap)]
+    said = "with its cost in perplexity: ReLU 70.0 % (+0.79 %), ReLU² 66.7 % (−0.37 %)."
+    assert said in headline({"models": models})[1]
+    table = results({"models": models})
+    place = table.head.index("at a cost of")
+    assert table.head[place - 1] == "predicted sparsity"
+    assert [row[place].text for row in table.rows] == ["+0.79 %", "−0.37 %"]
+    assert results(SUMMARY).rows[0][place].text == "–"
+
+
 def test_a_line_of_the_paper_without_a_measurement_is_not_claimed() -> None:
     text = paper(SUMMARY).plain()
     # 1 - (1 - 0.9) (1 - 0.2)

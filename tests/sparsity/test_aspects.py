@@ -1,9 +1,12 @@
+import json
+
 import pytest
 import torch
 
 from integrand.activation import activation
+from integrand.errors import DataError
 from integrand.models.decoder import Decoder, DecoderConfig
-from integrand.sparsity import analyze, feed_forwards, passes, price
+from integrand.sparsity import analyze, aspects, feed_forwards, passes, price
 from integrand.sparsity.aspects import (
     _active,
     _between,
@@ -92,20 +95,59 @@ def test_speeds_between_the_rows_of_a_table() -> None:
     assert _between(0.75, gated[1:]) == pytest.approx(2 / (1 / 1.3 + 1))
 
 
+def test_no_speed_is_promised_of_a_form_that_was_not_timed_or_where_dense_was_chosen() -> None:
+    assert decode_speedup("both", 0.1, TABLE) is None
+    both = {"case": "both-bf16", "sparsity": 0.8, "rows_read": 0.15, "speedup": 2.0}
+    assert decode_speedup("both", 0.15, [*TABLE, both]) == pytest.approx(2.0)
+    # the sweep of a form that was not timed says nothing of its speed either
+    chosen = {"case": "plain-bf16", "batch": 1, "sparsity": 0.4, "dense_chosen": 1.0}
+    others = [{**chosen, **c} for c in ({"batch": 2}, {"case": "gated-bf16"}, {"dense_chosen": 0})]
+    assert decode_speedup("plain", 0.6, TABLE[:3], [chosen]) is None
+    plain = [r for r in TABLE if r["case"] == "plain-bf16" and r["sparsity"]]
+    assert decode_speedup("plain", 0.65, plain, [chosen]) == 1
+    assert decode_speedup("plain", 0.55, plain, [chosen]) == pytest.approx(2 / (1 / 1.2 + 1))
+    assert decode_speedup("plain", 0.65, plain, [{**o, "sparsity": 0.4} for o in others]) > 1
+
+
 @pytest.mark.parametrize("form", ["plain", "gated"])
 def test_a_decode_speed_costs_a_percent_at_most(form: str) -> None:
     model = decoder(form)
-    analysis = analyze(model, rows(), quiet=True)
-    found = decode(model, rows(), analysis)
+    found = decode(model, rows(), analyze(model, rows(), quiet=True).to_dict())
     assert found["rise"] <= 0.01
     speed = decode_speedup(form, found["rows_read"], TABLE)
     assert speed is not None and 1 <= speed <= (1.6 if form == "plain" else 2.1)
     assert found["active"] <= found["active_gate"] <= 1
 
 
+def test_the_cost_of_decoding_is_that_on_rows_not_calibrated_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, calibrated, priced = decoder("gated", "silu"), [], []
+    monkeypatch.setattr(aspects, "CALIBRATION_TOKENS", 48)
+    for name, seen in (("calibrate", calibrated), ("price", priced)):
+        original = getattr(aspects, name)
+        monkeypatch.setattr(
+            *(aspects, name),
+            lambda m, a, b, *c, original=original, seen=seen: (
+                seen.append(a if seen is calibrated else b) or original(m, a, b, *c)
+            ),
+        )
+    found = decode(model, rows(), analyze(model, rows(), quiet=True).to_dict())
+    assert len(calibrated) == len(priced) > 0
+    assert all(torch.equal(r, rows()[:3]) for r in calibrated)
+    assert all(torch.equal(r, rows()[3:]) for r in priced)
+    assert found["tokens"] == 5 * 16
+    # a few rows are halved; one cannot be
+    monkeypatch.undo()
+    few = decode(model, rows()[:3], analyze(model, rows()[:3], quiet=True).to_dict())
+    assert few["tokens"] == 2 * 16
+    with pytest.raises(DataError, match="two rows at least"):
+        decode(model, rows()[:1], analyze(model, rows()[:1], quiet=True).to_dict())
+
+
 def test_rows_of_up_are_read_for_active_gates_and_rows_of_down_for_active_neurons() -> None:
     model = decoder("both")
-    found = decode(model, rows(), analyze(model, rows(), quiet=True))
+    found = decode(model, rows(), analyze(model, rows(), quiet=True).to_dict())
     # up's half leaves fewer neurons than gates
     assert found["active"] < 0.8 * found["active_gate"]
     assert found["rows_read"] == (found["active_gate"] + found["active"]) / 2
@@ -114,7 +156,9 @@ def test_rows_of_up_are_read_for_active_gates_and_rows_of_down_for_active_neuron
 def test_operating_thresholds_are_the_operating_point() -> None:
     model = decoder("gated", "silu")
     analysis = analyze(model, rows(), quiet=True)
-    paid = price(model, operating_thresholds(model, analysis), rows())
+    # as a file has them: keys are text
+    written = json.loads(json.dumps(analysis.to_dict()))
+    paid = price(model, operating_thresholds(model, written), rows())
     assert paid.rise == pytest.approx(analysis.operating.rise, abs=1e-4)
     mean = sum(paid.sparsity.values()) / len(paid.sparsity)
     assert mean == pytest.approx(analysis.operating.sparsity_in_use, abs=1e-3)

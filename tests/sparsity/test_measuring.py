@@ -89,6 +89,17 @@ def test_a_folder_of_runs_is_measured_once(
     relu2, speeds = str(runs / "out" / "relu2"), tmp_path / "found" / "decode.json"
     first = measure(relu2, tmp_path / "found", tokens=160, speeds=speeds)
     assert calls == ["analysis of swiglu", "analysis of relu2"]
+    # a decode part that was priced on what it was calibrated on is made again, and nothing else is
+    path = tmp_path / "found" / "swiglu.json"
+    swiglu = json.loads(path.read_text()) | {"decode": {"rows_read": 0.5}}
+    path.write_text(json.dumps(swiglu))
+    args = {"tokens": 320, "speeds": speeds}
+    (again,) = measure(str(runs / "out" / "swiglu"), tmp_path / "own", **args)["models"]
+    calls.pop()
+    shutil.copyfile(path, tmp_path / "own" / "swiglu.json")
+    (anew,) = measure(str(runs / "out" / "swiglu"), tmp_path / "own", **args)["models"]
+    assert anew["decode"] == again["decode"] and len(calls) == 2
+    path.write_text(json.dumps({k: v for k, v in swiglu.items() if k != "decode"}))
     assert [m["name"] for m in first["models"]] == ["relu2", "swiglu"]
     assert first["models"][1] == json.loads((tmp_path / "found" / "swiglu.json").read_text())
     one = json.loads((tmp_path / "found" / "relu2.json").read_text())
@@ -189,6 +200,7 @@ def test_speeds_without_rows_are_refused(tmp_path: Path, rows: str) -> None:
         {"case": "plain-bf16", "sparsity": 0.5, "speedup": 0},
         {"case": "plain-bf16", "sparsity": 0.5, "speedup": "2"},
         {"case": "plain-bf16", "sparsity": float("nan"), "speedup": 2.0},
+        {"case": "plain-bf16", "sparsity": 0.5, "speedup": 2.0, "rows_read": 1.5},
     ],
 )
 def test_speeds_are_checked_before_anything_is_measured(
@@ -198,6 +210,14 @@ def test_speeds_are_checked_before_anything_is_measured(
     path.write_text(json.dumps({"kind": "sparsity_decode", "rows": [row]}))
     assert cli.main(["sparsity", "nothing", "--speeds", str(path)]) == 2
     assert "must have a case, a sparsity" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("grid", [3, [{}], [{"case": "a", "batch": 1, "sparsity": 0.5}]])
+def test_a_grid_of_speeds_is_checked_too(tmp_path: Path, grid: Any) -> None:
+    path = tmp_path / "decode.json"
+    path.write_text(json.dumps({"kind": "sparsity_decode", "rows": [], "grid": grid}))
+    with pytest.raises(DataError, match="each row of the grid"):
+        measure("nothing", speeds=path)
 
 
 @pytest.mark.parametrize("out", ["file", "file/inside"])

@@ -1,6 +1,7 @@
 """Two more aspects of a measured model: can its active neurons be predicted, and what is it worth?
 
-The aspects are those of arXiv:2402.03804. Both are taken at a cost of 1 % of perplexity.
+The aspects are those of arXiv:2402.03804. What is active is what a cost of 1 % of perplexity
+leaves; a predictor has a cost of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from integrand.sparsity.analysis import RISE, Analysis, largest_within
+from integrand.errors import DataError
+from integrand.sparsity.analysis import RISE, largest_within
 from integrand.sparsity.calibration import calibrate
 from integrand.sparsity.feed_forward import FeedForward, feed_forwards
 from integrand.sparsity.fitting import fit
@@ -35,22 +37,29 @@ TOLERANCE = 0.01  # of the share of gates left out
 CALIBRATION_TOKENS = 4096
 
 
-def operating_thresholds(model: nn.Module, analysis: Analysis) -> Thresholds:
-    """Thresholds on |h_i| of CETT-PPL-1 %: epsilon / ||W_d[:, i]||, in the file format of all."""
-    epsilons = analysis.thresholds(analysis.operating.cett)
+def operating_thresholds(model: nn.Module, found: Mapping[str, Any]) -> Thresholds:
+    """Thresholds on |h_i| of CETT-PPL-1 %: epsilon / ||W_d[:, i]||, in the file format of all.
+
+    `found` is what `Analysis.to_dict` gives, or the file of a result, whose keys are text.
+    """
+    cett = found["cett_ppl_1_cett"]
+    epsilons = [
+        next(e for key, e in layer["thresholds"].items() if float(key) == cett)
+        for layer in found["layers"]
+    ]
     values = {
         f"hidden/{block.name}": torch.where(norm > 0, epsilon / norm, torch.inf)
         for block, epsilon in zip(feed_forwards(model), epsilons, strict=True)
         for norm in [down_norms(block)]
     }
-    return Thresholds("cett", analysis.operating.cett, fingerprint(model), values)
+    return Thresholds("cett", cett, fingerprint(model), values)
 
 
 def predictivity(
     model: nn.Module,
     training: Tensor,
     rows: Tensor,
-    analysis: Analysis,
+    found: Mapping[str, Any],
     separator: int | None = None,
 ) -> dict[str, Any]:
     """Predictors of 6 % of a block's size, fitted on `training`, measured on `rows` (N, T + 1).
@@ -58,13 +67,13 @@ def predictivity(
     Active is what CETT-PPL-1 % keeps. `trained` is the two-layer one, `svd` needs no training; the
     first is also what the row's own keys hold.
     """
-    thresholds = operating_thresholds(model, analysis)
-    found: dict[str, Any] = {}
+    thresholds = operating_thresholds(model, found)
+    results: dict[str, Any] = {}
     for method in ("trained", "svd"):
         given = {"thresholds": thresholds, "separator": separator, "tell": _tell}
         predictors = fit(model, training, method, **given)
         result = assess(model, predictors, rows, separator)
-        found[method] = {
+        results[method] = {
             "recall": result.mean("recall"),
             "sparsity": result.mean("sparsity"),
             "sparsity_true": result.mean("sparsity_true"),
@@ -73,9 +82,9 @@ def predictivity(
             "rise": result.rise,
         }
     return {
-        "predictor_recall": found["trained"]["recall"],
-        "predictor": found["trained"],
-        "predictor_svd": found["svd"],
+        "predictor_recall": results["trained"]["recall"],
+        "predictor": results["trained"],
+        "predictor_svd": results["svd"],
     }
 
 
@@ -86,43 +95,68 @@ def _tell(line: str) -> None:
 def decode(
     model: nn.Module,
     rows: Tensor,
-    analysis: Analysis,
+    found: Mapping[str, Any],
     separator: int | None = None,
 ) -> dict[str, float]:
     """What decoding has to read, of the rows of weights in a block, at a cost of 1 % of perplexity.
 
     Skipping looks at the activation alone: in a plain block at h, thresholded as at CETT-PPL-1 %;
     in a gated one at act(gate), whose per-channel thresholds (CHESS) are raised until they cost 1 %
-    of perplexity.
+    of perplexity. They are calibrated on the first rows; the cost, and what is active, are those on
+    the `tokens` of the others.
+
+    Raises:
+        DataError: one row alone, of a gated block.
     """
-    form = analysis.layers[0].form
+    form = found["layers"][0]["form"]
     if form == "plain":
-        thresholds, rise = operating_thresholds(model, analysis), analysis.operating.rise
+        thresholds = operating_thresholds(model, found)
+        rise = found["perplexity_sparse"] / found["perplexity"] - 1
     else:
-        some = rows[: max(1, CALIBRATION_TOKENS // (rows.shape[1] - 1))]
+        if len(rows) < 2:
+            raise DataError(
+                "decoding a gated block needs two rows at least, one to calibrate on and one that "
+                "tells the cost, got 1; pass more tokens"
+            )
+        some = min(max(1, CALIBRATION_TOKENS // (rows.shape[1] - 1)), len(rows) // 2)
+        first, rows = rows[:some], rows[some:]
         tried: dict[float, tuple[Thresholds, float]] = {}
 
         def cost(target: float) -> float:
-            own = calibrate(model, some, "chess", min(target, 0.999), separator)
-            tried[target] = own, price(model, own, some, separator).rise
+            own = calibrate(model, first, "chess", min(target, 0.999), separator)
+            tried[target] = own, price(model, own, rows, separator).rise
             return tried[target][1]
 
         target = largest_within(cost, RISE, TOLERANCE)
-        thresholds, rise = tried.get(target) or (calibrate(model, some, "chess", 0.0), 0.0)
+        thresholds, rise = tried.get(target) or (calibrate(model, first, "chess", 0.0), 0.0)
     gate, hidden = _active(model, rows, thresholds, separator)
-    # rows of up are read for active gates, rows of down for active neurons
-    read = hidden if form == "plain" else (gate + hidden) / 2
-    return {"active_gate": gate, "active": hidden, "rise": rise, "rows_read": read}
+    return {
+        **{"active_gate": gate, "active": hidden, "rise": rise, "tokens": rows[:, 1:].numel()},
+        # rows of up are read for active gates, rows of down for active neurons
+        "rows_read": hidden if form == "plain" else (gate + hidden) / 2,
+    }
 
 
-def decode_speedup(form: str, read: float, table: Sequence[Mapping[str, Any]]) -> float | None:
-    """What that is worth in a block that decodes at batch 1 from memory.
+def decode_speedup(
+    form: str,
+    read: float,
+    table: Sequence[Mapping[str, Any]],
+    grid: Sequence[Mapping[str, Any]] = (),
+) -> float | None:
+    """What that is worth in a block that decodes at batch 1 from memory; None: not measured.
 
-    `table` are the rows of a measurement of decoding (`benchmarks/decode.py`); the speed is read
-    off between those of bf16, by the share of weights that are read.
+    `table` and `grid` are rows of a measurement of decoding (`benchmarks/decode.py`). The speed is
+    read off between those of the form in bf16, by the share of weights that are read, and is 1
+    where the grid has found the dense product chosen.
     """
-    case = "plain-bf16" if form == "plain" else "gated-bf16"
-    return _between(read, [r for r in table if r["case"] == case])
+    case = f"{form}-bf16"
+    rows = [r for r in table if r["case"] == case]
+    dense = [
+        {**r, "speedup": 1.0}
+        for r in grid
+        if r["case"] == case and r["batch"] == 1 and r["dense_chosen"] > 0.5
+    ]
+    return _between(read, [*rows, *dense]) if rows else None
 
 
 def _active(
@@ -153,7 +187,7 @@ def _active(
 
 def _between(read: float, table: Sequence[Mapping[str, Any]]) -> float | None:
     """Speed at a share of rows read: time is linear in it, so its inverse is interpolated."""
-    points = sorted((1 - row["sparsity"], 1 / row["speedup"]) for row in table)
+    points = sorted((_read(row), 1 / row["speedup"]) for row in table)
     if not points:
         return None
     if points[-1][0] < 1:  # with every row read the block is the dense one
@@ -163,3 +197,8 @@ def _between(read: float, table: Sequence[Mapping[str, Any]]) -> float | None:
             share = max(0.0, read - a) / (b - a) if b > a else 0.0  # measured twice
             return 1 / (s + share * (t - s))
     return 1.0
+
+
+def _read(row: Mapping[str, Any]) -> float:
+    # of dReLU the sparsity is the gate's, and fewer rows of the map back are read
+    return row.get("rows_read", 1 - row["sparsity"])

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, nan
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from integrand.train.tokens import prepare
 
 FORMAT = 3  # of what a result file holds
 TOKENS = 16_384
-SPEED = ("sparsity", "speedup")  # of a row of a measurement of decoding
 CONTEXT = 512  # of a model that is no run of ours
 log = logging.getLogger("integrand")
 
@@ -81,12 +80,12 @@ def measure(
         raise DataError(
             f"out must be a folder, got {out}, where {there[0]} is a file; name another"
         )
-    rows, table = [], _table(speeds)
+    rows, (table, grid) = [], _tables(speeds)
     for subject in _subjects(where, data, tokens):
         kept = out / f"{subject.name}.json" if out is not None else None
         identity = _identity(subject)
         row: Any = _known(kept, identity)
-        if row is None or (table and "decode" not in row):
+        if row is None:
             analysis = analyze(
                 subject.model,
                 subject.rows,
@@ -104,14 +103,15 @@ def measure(
                 "identity": identity,
                 **analysis.to_dict(),
             }
-            given = subject.model, subject.rows, analysis
             if subject.training is not None:
-                train = subject.model, subject.training, *given[1:]
-                row |= predictivity(*train, subject.separator)
-            if table:
-                row["decode"] = decode(*given, subject.separator)
+                given = subject.model, subject.training, subject.rows, row
+                row |= predictivity(*given, subject.separator)
         if table:
-            row["decode_speedup"] = decode_speedup(row["form"], row["decode"]["rows_read"], table)
+            # without its tokens it is one of a version that calibrated and priced on the same rows
+            if "tokens" not in row.get("decode", {}):
+                row["decode"] = decode(subject.model, subject.rows, row, subject.separator)
+            read = row["decode"]["rows_read"]
+            row["decode_speedup"] = decode_speedup(row["form"], read, table, grid)
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_json(kept, row)
@@ -124,9 +124,10 @@ def measure(
     return summary
 
 
-def _table(speeds: Path | None) -> list[dict[str, Any]]:
+def _tables(speeds: Path | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of a measurement of decoding, and those of its sweep."""
     if speeds is None:
-        return []
+        return [], []
     found = read_json(speeds)
     if not isinstance(found, dict) or found.get("kind") != "sparsity_decode":
         raise DataError(f"{speeds} must be what benchmarks/decode.py --json has written")
@@ -141,13 +142,37 @@ def _table(speeds: Path | None) -> list[dict[str, Any]]:
             f"each row of {speeds} must have a case, a sparsity from 0 to 1 and a speedup above 0, "
             f"got {str(wrong[0])[:80]}; run benchmarks/decode.py --json again"
         )
-    return rows
+    grid = found.get("grid", [])
+    if not isinstance(grid, list) or not all(map(_is_choice, grid)):
+        raise DataError(
+            f"each row of the grid of {speeds} must have a case, a batch, and a sparsity and a "
+            "share dense_chosen from 0 to 1; run benchmarks/decode.py --grid --json again"
+        )
+    return rows, grid
+
+
+def _is_choice(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("case"), str)
+        and type(row.get("batch")) is int
+        and all(map(_is_share, (row.get("dense_chosen"), row.get("sparsity"))))
+        and _is_share(row.get("rows_read", 0))
+    )
 
 
 def _is_speed(row: dict[str, Any]) -> bool:
-    given: list[Any] = [row.get(key) for key in SPEED]
-    sparsity, speed = (v if type(v) in (int, float) else nan for v in given)
-    return isinstance(row.get("case"), str) and 0 <= sparsity <= 1 and 0 < speed < inf
+    speed = row.get("speedup")
+    return (
+        isinstance(row.get("case"), str)
+        and all(map(_is_share, (row.get("sparsity"), row.get("rows_read", 0))))
+        and isinstance(speed, int | float)
+        and 0 < speed < inf
+    )
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def _share(model: nn.Module) -> float:
