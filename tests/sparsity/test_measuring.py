@@ -98,7 +98,8 @@ def test_a_folder_of_runs_is_measured_once(
     calls.pop()
     shutil.copyfile(path, tmp_path / "own" / "swiglu.json")
     (anew,) = measure(str(runs / "out" / "swiglu"), tmp_path / "own", **args)["models"]
-    assert anew["decode"] == again["decode"] and len(calls) == 2
+    # to the tolerance of its search, in which a rounding may decide
+    assert anew["decode"] == pytest.approx(again["decode"], abs=0.02) and len(calls) == 2
     path.write_text(json.dumps({k: v for k, v in swiglu.items() if k != "decode"}))
     assert [m["name"] for m in first["models"]] == ["relu2", "swiglu"]
     assert first["models"][1] == json.loads((tmp_path / "found" / "swiglu.json").read_text())
