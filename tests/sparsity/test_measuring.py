@@ -98,7 +98,8 @@ def test_a_folder_of_runs_is_measured_once(
     calls.pop()
     shutil.copyfile(path, tmp_path / "own" / "swiglu.json")
     (anew,) = measure(str(runs / "out" / "swiglu"), tmp_path / "own", **args)["models"]
-    assert anew["decode"] == again["decode"] and len(calls) == 2
+    # to the tolerance of its search, in which a rounding may decide
+    assert anew["decode"] == pytest.approx(again["decode"], abs=0.02) and len(calls) == 2
     path.write_text(json.dumps({k: v for k, v in swiglu.items() if k != "decode"}))
     assert [m["name"] for m in first["models"]] == ["relu2", "swiglu"]
     assert first["models"][1] == json.loads((tmp_path / "found" / "swiglu.json").read_text())
@@ -108,6 +109,11 @@ def test_a_folder_of_runs_is_measured_once(
     two = second["models"][0]
     assert len(calls) == 2 and 1 < one["decode_speedup"] < two["decode_speedup"]
     assert two == {**one, "decode_speedup": two["decode_speedup"]}
+    # nothing is faster where its grid chose dense
+    dense = {"case": "plain-bf16", "batch": 1, "sparsity": 0.5, "dense_chosen": 1.0}
+    speeds.write_text(json.dumps(_speeds(4.0) | {"grid": [dense]}))
+    two = measure(relu2, tmp_path / "found", tokens=160, speeds=speeds)["models"][0]
+    assert two["decode_speedup"] < second["models"][0]["decode_speedup"]
     # without a table it stays
     assert measure(relu2, tmp_path / "found", tokens=160)["models"][0] == two and len(calls) == 2
     # a version before this one held other figures

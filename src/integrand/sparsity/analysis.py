@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from integrand.errors import DataError, Error
 from integrand.sparsity.activity import Activity, Counts
 from integrand.sparsity.cett import Curve, curve
 from integrand.sparsity.feed_forward import FeedForward, Form, understood, warn_of
@@ -207,6 +208,7 @@ class _Measurement:
                 if (layer := _layer(self.model, block)) is not None:
                     hooks.callback(layer.register_forward_hook(residual.hook).remove)
             self.nats, self.counted = self._losses(self.rows)
+        self._check(tallies)
         self.curves = [curve(t.losses) for t in tallies]
         operating = self._search()
         self._against_sparsity(tallies)
@@ -224,6 +226,23 @@ class _Measurement:
             Operating(operating.value, operating.rise, sparsity, in_use),
             tuple(self.points),
         )
+
+    def _check(self, tallies: Sequence[Tally]) -> None:
+        if not self.counted[: len(self.some)].any():
+            raise DataError(
+                "data must hold a token to predict, among its first rows too, got separators alone;"
+                " pass other text, or no separator"
+            )
+        if not math.isfinite(loss := self._mean(self.nats, self.counted)):
+            raise Error(
+                f"the model's loss must be finite, got {loss}; check its weights, or load it in a "
+                "dtype with a wider range"
+            )
+        if unseen := [t.name for t in tallies if not t.tokens]:
+            raise Error(
+                f"every block must get a token, got none for '{unseen[0]}'; pass more text, or the "
+                "model without it"
+            )
 
     def _losses(self, rows: Tensor, begin: Any = None) -> tuple[Tensor, Tensor]:
         def tick(done: int, loss: float) -> None:
@@ -301,7 +320,12 @@ class _Measurement:
         shape = [0, 0]
 
         def add(count: Counts) -> Callable[[Tensor], None]:
-            return lambda h: count.add(h.reshape(*shape, -1))
+            # tokens of an expert follow none in their row
+            return lambda h: count.add(
+                h.reshape(*shape, -1)
+                if h.shape[:-1].numel() == math.prod(shape)
+                else h.reshape(-1, 1, h.shape[-1])
+            )
 
         with (
             watching(self.blocks, [add(c) for c in counts]),

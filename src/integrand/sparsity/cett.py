@@ -67,6 +67,8 @@ def add_losses(to: Losses, h: Tensor, norms: Tensor, columns: Tensor, ranks: np.
         ranks: (R,) int64, numbers of neurons left out, each from 1 to H.
     """
     h = h.detach().float()
+    if not len(h):
+        return
     add = _in_c() if h.device.type == "cpu" else None
     if add is None:
         at_once = max(1, AT_ONCE // columns.numel())

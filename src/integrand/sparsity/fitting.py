@@ -153,6 +153,11 @@ def _svd(block: FeedForward, x: Tensor, rank: int) -> tuple[Predictor, Tensor]:
     weight, bias = gate or up
     weight = weight.detach().double()
     second_moment = x.double().t() @ x.double() / len(x)
+    if not second_moment.any():
+        raise Error(
+            f"what enters '{block.name}' must not be 0 for every token, got zeros alone; pass "
+            "other text, or check the weights before it"
+        )
     # a direction that the text has not used is as dear as the dearest thousandth
     ridge = 1e-6 * second_moment.diagonal().mean()
     root = torch.linalg.cholesky(second_moment + ridge * torch.eye(len(weight[0])).to(weight))

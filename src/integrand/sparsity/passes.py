@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from integrand.errors import DataError
+from integrand.errors import DataError, Error
+from integrand.models.decoder import Decoder
 from integrand.sparsity.feed_forward import FeedForward
 from integrand.train.evaluate import reading
 from integrand.train.objective import LEFT_OUT
@@ -40,13 +41,23 @@ def token_rows(data: Tensor | Iterable[Tensor], model: nn.Module) -> Tensor:
     if rows.shape[0] < 1 or rows.shape[1] < 2:
         raise DataError(f"data must hold a row of two tokens at least, got {tuple(rows.shape)}")
     least, largest = int(rows.min()), int(rows.max())
-    known = next((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    known = _vocabulary(model)
     if least < 0 or (known is not None and largest >= known):
         raise DataError(
             f"token ids must lie between 0 and {(known or 0) - 1}, the model's vocabulary, got "
             f"{least if least < 0 else largest}; encode the text with the model's own tokenizer"
         )
     return rows
+
+
+def _vocabulary(model: nn.Module) -> int | None:
+    """The rows of the table of tokens: the one that transformers' models name, or the largest."""
+    try:
+        named = getattr(model, "get_input_embeddings", lambda: None)()
+    except NotImplementedError:
+        named = None
+    tables = [named] if isinstance(named, nn.Embedding) else model.modules()
+    return max((t.num_embeddings for t in tables if isinstance(t, nn.Embedding)), default=None)
 
 
 def mean_loss(
@@ -59,17 +70,25 @@ def mean_loss(
     """Nats (N,) and counted labels (N,) of each row, in fp64.
 
     Args:
-        separator: as in `integrand.train.evaluate.reading`: documents apart.
+        separator: as in `integrand.train.evaluate.reading`: documents apart, for a `Decoder`.
         tick: called after each part with the rows done and the loss so far.
         begin: called before each part with its (rows, tokens in each).
+
+    Raises:
+        Error: a separator for a model that is no `Decoder`, or a call that gives no logits.
     """
+    if separator is not None and not isinstance(model, Decoder):
+        raise Error(
+            "separator must be None for a model other than integrand's Decoder, whose call alone "
+            f"takes documents apart, got {separator} for {type(model).__name__}; leave it out"
+        )
     device = next(model.parameters()).device
     nats, counted = [], []
     for part in rows.split(max(1, TOKENS_AT_ONCE // (rows.shape[1] - 1))):
         given, targets = reading(part.to(device), separator)
         begin(*targets.shape)
         found = model(*given)
-        logits = found if isinstance(found, Tensor) else found.logits
+        logits = _logits(found, targets)
         lost = F.cross_entropy(
             *(logits.float().flatten(0, 1), targets.flatten()),
             ignore_index=LEFT_OUT,
@@ -79,6 +98,17 @@ def mean_loss(
         counted.append((targets != LEFT_OUT).sum(1).double().cpu())
         tick(len(part), float(nats[-1].sum() / counted[-1].sum().clamp_min(1)))
     return torch.cat(nats), torch.cat(counted)
+
+
+def _logits(found: Any, targets: Tensor) -> Tensor:
+    logits = found if isinstance(found, Tensor) else getattr(found, "logits", None)
+    if not isinstance(logits, Tensor) or logits.shape[:-1] != targets.shape:
+        raise Error(
+            f"the model must give logits {(*targets.shape, 'V')}, or an object with them as logits,"
+            f" got {tuple(logits.shape) if isinstance(logits, Tensor) else type(found).__name__}; "
+            "wrap its forward"
+        )
+    return logits
 
 
 @contextmanager

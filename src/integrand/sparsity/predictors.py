@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from integrand.errors import DataError, Error
@@ -104,12 +105,20 @@ def _check(predictors: Predictors, model: nn.Module) -> list[FeedForward]:
     for block in blocks:
         width, inputs = block.matrices()[1].weight.shape
         predictor = predictors.blocks.get(block.name)
-        shapes = [tuple(t.shape) for t in predictor] if predictor else []
-        rank = shapes[0][0] if shapes else 0
-        if shapes != [(rank, inputs), (width, rank), (width,)]:
+        active = predictors.active.get(block.name)
+        tensors = [*(predictor or ()), *([] if active is None else [active])]
+        shapes = [tuple(t.shape) for t in tensors]
+        rank = next((len(t) for t in tensors if t.ndim and len(t)), 0)
+        if not rank or shapes != [(rank, inputs), (width, rank), (width,), (width,)]:
             raise DataError(
-                f"the predictor of '{block.name}' must map {inputs} inputs to {width} neurons, got "
-                f"tensors {shapes}; fit the predictors anew"
+                f"the predictor of '{block.name}' must map {inputs} inputs to {width} neurons, with"
+                f" a threshold for each, got tensors {shapes}; fit the predictors anew"
+            )
+        if any(t.dtype is not torch.float32 or t.isnan().any() for t in tensors):
+            raise DataError(
+                f"the predictor of '{block.name}' must be of fp32 numbers, got "
+                f"{', '.join(str(t.dtype)[6:] for t in tensors)}, with a NaN or another type; fit "
+                "the predictors anew"
             )
     return blocks
 

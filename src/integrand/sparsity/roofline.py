@@ -22,8 +22,9 @@ from integrand.sparsity.feed_forward import FeedForward, Form, feed_forwards
 
 def ceiling(form: Form, active: float, active_gate: float | None = None) -> float:
     """How many times fewer bytes a block reads; `active_gate` (default `active`) for 'both'."""
-    if not 0 <= active <= 1:
-        raise Error(f"a share of active neurons must lie in [0, 1], got {active}")
+    for share in (active, active if active_gate is None else active_gate):
+        if not 0 <= share <= 1:
+            raise Error(f"a share of active neurons must lie in [0, 1], got {share}")
     if form == "plain":
         return 2 / (1 + active)
     gate = active_gate if form == "both" and active_gate is not None else active

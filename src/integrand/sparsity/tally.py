@@ -34,6 +34,8 @@ class Tally:
 
     def add(self, h: Tensor) -> None:
         h = h.flatten(0, -2).float().contiguous()
+        if not len(h):  # an expert that no token chose
+            return
         size = h.abs()
         largest = float(size.amax())
         if not math.isfinite(largest):
