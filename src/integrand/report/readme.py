@@ -10,6 +10,7 @@ from integrand.errors import DataError
 from integrand.report import tables
 from integrand.report.gpu_table import gpu
 from integrand.report.planted_table import planted
+from integrand.report.search_table import best_and_references
 from integrand.report.sparsity_page import results as sparsity
 from integrand.report.speed_cases import speed_cases
 from integrand.report.study_words import results
@@ -23,6 +24,7 @@ _TABLES = {
     "study": lambda data: _study(data),
     "sparsity": sparsity,
     "planted": planted,
+    "search": best_and_references,
 }
 
 
