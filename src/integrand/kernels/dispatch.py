@@ -12,7 +12,7 @@ from torch import Tensor
 
 from integrand.derivation.program import Program
 from integrand.errors import BackendError
-from integrand.kernels import ops, slabs, triton
+from integrand.kernels import ops, reference, slabs, triton
 from integrand.kernels.autograd import by_kernel, by_reference, transformed
 
 IMPLEMENTATIONS = ("auto", "reference", "c", "triton")
@@ -32,8 +32,8 @@ def apply(
 ) -> Tensor:
     """f(x), differentiable in x and in the parameter values.
 
-    Reverse mode runs on every implementation. Forward mode, `torch.func` transforms and the
-    gradient of a gradient are the reference's, whichever is named.
+    Reverse mode runs on every implementation. Forward mode, `torch.func` transforms, the gradient
+    of a gradient and `torch.jit.trace` are the reference's, whichever is named.
 
     Args:
         x: any shape, float32, float64, bfloat16 or float16.
@@ -52,6 +52,8 @@ def apply(
         )
     if constants is None:
         _check(program, x, params)
+    if torch.jit.is_tracing():  # records torch's own operators, not what a kernel writes
+        return reference.forward(program, x, params)
     match impl:
         case "auto":
             return _auto(program, x, params, constants)
@@ -79,9 +81,12 @@ def _check(program: Program, x: Tensor, params: Sequence[Tensor]) -> None:
 
 
 def unwatched() -> bool:
-    """Eager mode with no transform, forward-mode level or dispatch mode over it."""
+    """Eager mode with no trace, transform, forward-mode level or dispatch mode over it."""
     return not (
-        torch.compiler.is_compiling() or transformed() or torch._C._len_torch_dispatch_stack()
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or transformed()
+        or torch._C._len_torch_dispatch_stack()
     )
 
 
