@@ -118,7 +118,7 @@ def test_the_numbers_of_the_first_rung(text: str, expected: dict[str, float]) ->
         (gradient("1/(x - 0.3333)"), "pole"),
         (gradient("1/(x - 1.2345)**2"), "half precision"),
         (gradient("1/(x*x - 1.42*x + 0.5041)"), "half precision"),
-        (function("tanh(x)*(x - 1.2345)**-2"), "half precision"),
+        (gradient("(x - 1.2345)**-2"), "half precision"),
         (function("x/(x + 1e-3)"), "finite"),
         (gradient("sin(x)/x"), "finite"),
         (function("log(abs(x))"), "finite"),

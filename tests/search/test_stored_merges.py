@@ -26,7 +26,7 @@ def test_a_stored_merge_that_is_none_today_is_evaluated_after_all() -> None:
         return history
 
     def empty() -> History:
-        return History(SPACE, Exhaustive(SPACE), [Rung("r", len, 1.0)], {})
+        return History(SPACE, Exhaustive(SPACE), [Rung("r", lambda _: {}, 1.0)], {})
 
     stored = [record(i, i, outcome) for i, outcome in enumerate(outcomes)]
     history = news(empty(), *stored)
