@@ -16,7 +16,8 @@ from torch.nn import functional as F
 import integrand as ig
 from integrand.errors import DataError, Error
 from integrand.models.decoder import Decoder, DecoderConfig
-from integrand.sparsity import analyze, feed_forwards, masking, passes
+from integrand.nn.mlp import MLP
+from integrand.sparsity import analysis, analyze, feed_forwards, masking, passes
 from integrand.sparsity.activity import Counts
 from integrand.sparsity.analysis import CETTS, RISE, TOLERANCE, largest_within
 from integrand.sparsity.masking import at_most, down_norms, leaving_out, magnitudes, smallest
@@ -115,6 +116,113 @@ def test_layers_say_what_their_activations_are(trained: Decoder) -> None:
     data = json.loads(json.dumps(found.to_dict()))
     assert data["cett_ppl_1"] == found.operating.sparsity and data["predictor_recall"] is None
     assert len(data["layers"]) == 2 and data["layers"][0]["reuse"] is not None
+
+
+def test_what_stands_out_and_what_is_lost_against_their_definitions() -> None:
+    model, rows = _decoder("relu", gated=False), _text(4)
+    with torch.no_grad():
+        first, second = (b.matrices()[1].weight for b in feed_forwards(model))
+        first[:5] = 0  # never active
+        second.copy_(torch.rand(80, 1) * second[0])  # all active, or none
+    blocks, seen, streams = feed_forwards(model), [], []
+    hooks = [b.down.register_forward_pre_hook(lambda _, x: seen.append(x[0])) for b in blocks]
+    for layer in model.model.layers:
+        hooks.append(layer.register_forward_hook(lambda _, x, y: streams.append(y)))
+    with torch.no_grad():
+        model(rows[:, :-1])
+    for hook in hooks:
+        hook.remove()
+    found = analyze(model, rows, quiet=True)
+    for layer, block, h, stream in zip(found.layers, blocks, seen, streams, strict=True):
+        h, x = h.flatten(0, 1).double(), stream.flatten(0, 1).abs()
+        assert layer.hidden_max_over_rms == pytest.approx(float(h.max() / h.square().mean() ** 0.5))
+        top, where = x.max(1)
+        assert layer.residual_max == pytest.approx(float(top.max()))
+        assert layer.residual_coordinate == int(where[top.argmax()])
+        over = float((top / x.median(1).values).max())
+        assert layer.residual_over_median == pytest.approx(over)
+        assert layer.never == float((h == 0).all(0).double().mean())
+        silent = (h == 0).all(1)
+        assert layer.silent == pytest.approx(float(silent.double().mean()))
+        weight = block.matrices()[2].weight.detach().double()
+        size, whole = h * weight.norm(dim=0), (h @ weight.t()).norm(dim=1)[~silent]
+        for share, lost in layer.top_k.items():
+            out = size.argsort(1).argsort(1) < int(share * 80)
+            left = ((h * out) @ weight.t()).norm(dim=1)[~silent]
+            assert lost == pytest.approx(float((left / whole).mean()), abs=1e-4)
+        for cett, threshold in layer.thresholds.items():
+            left = ((h * (size <= threshold)) @ weight.t()).norm(dim=1)
+            pooled = float((left.square().sum() / whole.square().sum()).sqrt())
+            assert layer.pooled[cett] == pytest.approx(pooled, abs=1e-3)
+    assert found.layers[0].never >= 5 / 80 and 0 < found.layers[1].silent < 1
+    wide = dataclasses.replace(found.layers[0], d_hidden=240)
+    mixed = dataclasses.replace(found, layers=(wide, found.layers[1]))
+    zeros = [layer.exact_zeros for layer in found.layers]
+    assert mixed.mean(lambda x: x.exact_zeros) == pytest.approx((3 * zeros[0] + zeros[1]) / 4)
+
+
+def test_a_curve_on_some_rows_is_against_the_dense_model_on_those(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(analysis, "CURVE_TOKENS", 2 * CONTEXT)
+    model, rows = _decoder(), _text(8)
+    dense, all_of_it = _loss(model, rows[:2]), _loss(model, rows)
+    assert abs(dense - all_of_it) > 1e-2
+    found = analyze(model, rows, quiet=True)
+    point = next(p for p in found.points if p.by == "top_k")
+    blocks = feed_forwards(model)
+    with leaving_out(blocks, [smallest(down_norms(b), point.value) for b in blocks]):
+        rise = math.expm1(_loss(model, rows[:2]) - dense)
+    assert point.tokens == 2 * CONTEXT and abs(point.rise - rise) < 1e-4
+
+
+class _Routed(nn.Module):
+    """Experts by the token's number, and a table of positions before that of tokens."""
+
+    def __init__(self, experts: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.places, self.tokens = nn.Embedding(CONTEXT, 16), nn.Embedding(VOCABULARY, 16)
+        self.experts = nn.ModuleList(MLP(ig.activation("relu"), 16, 32) for _ in range(experts))
+        self.head = nn.Linear(16, VOCABULARY)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
+        out = torch.zeros_like(x)
+        for k, expert in enumerate(self.experts):
+            out[ids % 2 == k] = expert(x[ids % 2 == k])
+        return self.head(x + out)
+
+
+def test_experts_are_measured_on_the_tokens_they_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "TOKENS_AT_ONCE", CONTEXT)
+    model, rows = _Routed().eval(), _text(6)
+    rows[0] = 2 * (rows[0] // 2)  # nothing for the second expert in this part
+    found, own = analyze(model, rows, quiet=True), rows[:, :-1]
+    with torch.no_grad():
+        x = model.tokens(own) + model.places(torch.arange(CONTEXT))
+        h = feed_forwards(model)[1].hidden(x[own % 2 == 1])
+    assert found.layers[1].exact_zeros == pytest.approx(float((h == 0).double().mean()))
+    # what follows what in a row is not known of them
+    assert math.isnan(found.layers[1].activity.reuse)
+    with pytest.raises(Error, match=r"every block must get a token, got none for 'experts\.2'"):
+        analyze(_Routed(3).eval(), rows, quiet=True)
+
+
+def test_what_gives_no_loss_is_refused() -> None:
+    broken, rows = _decoder(), _text(4)
+    with torch.no_grad():
+        feed_forwards(broken)[-1].matrices()[2].weight[0, 0] = math.nan
+    with pytest.raises(Error, match="loss must be finite, got nan"):
+        analyze(broken, rows, quiet=True)
+    with pytest.raises(DataError, match="got separators alone"):
+        analyze(_decoder(), torch.zeros_like(rows), separator=0, quiet=True)
+    with pytest.raises(Error, match=r"separator must be None .* got 0 for _Routed"):
+        analyze(_Routed(), rows, separator=0, quiet=True)
+    model = _Routed()
+    model.register_forward_hook(lambda *given: (given[-1],))
+    with pytest.raises(Error, match=r"must give logits .* got tuple"):
+        analyze(model, rows, quiet=True)
 
 
 def test_activity_against_its_definitions() -> None:

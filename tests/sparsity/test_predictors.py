@@ -1,3 +1,5 @@
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,12 @@ from torch import Tensor
 from integrand.activation import activation
 from integrand.errors import DataError, Error
 from integrand.models.decoder import Decoder, DecoderConfig
-from integrand.sparsity import feed_forwards
+from integrand.sparsity import feed_forwards, fitting
+from integrand.sparsity import predictors as predictors_module
 from integrand.sparsity.calibration import calibrate
 from integrand.sparsity.fitting import fit
 from integrand.sparsity.predictors import (
+    Assessment,
     Predictor,
     Predictors,
     assess,
@@ -138,6 +142,79 @@ def test_a_dear_predictor_is_refused_unless_forced() -> None:
         pass
     with enabled(trained, never, ROWS, force=True) as found:
         assert found.rise > 0.01
+
+
+def test_a_cost_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = decoder()
+    found = Assessment(assess(model, by_hand(model, 1.0), ROWS[:2]).blocks, 30.0, math.nan)
+    monkeypatch.setattr(predictors_module, "assess", lambda *_: found)
+    with pytest.raises(Error, match="may cost 1%"), enabled(model, by_hand(model, 1.0), ROWS):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"first": torch.zeros(())}, "must map 32 inputs to 48 neurons"),
+        ({"first": torch.zeros(0, 32), "second": torch.zeros(48, 0)}, "must map 32 inputs"),
+        ({"bias": torch.zeros(48, dtype=torch.bfloat16)}, "must be of fp32 numbers"),
+        ({"second": torch.zeros(48, 1, dtype=torch.int64)}, "must be of fp32 numbers"),
+        ({"bias": torch.full((48,), math.nan)}, "NaN"),
+        ({"active": torch.zeros(47)}, "a threshold for each"),
+        ({"active": torch.full((48,), math.nan)}, "NaN"),
+    ],
+)
+def test_predictors_of_another_shape_or_type_are_refused(
+    change: dict[str, Tensor], match: str, tmp_path: Path
+) -> None:
+    model = decoder()
+    found, name = by_hand(model, 1.0), feed_forwards(model)[0].name
+    active = {name: change.pop("active")} if "active" in change else {}
+    blocks = {**found.blocks, name: found.blocks[name]._replace(**change)}
+    wrong = dataclasses.replace(found, blocks=blocks, active={**found.active, **active})
+    wrong.save(tmp_path / "wrong.safetensors")
+    with pytest.raises(DataError, match=match):
+        load_predictors(tmp_path / "wrong.safetensors", model)
+
+
+def test_calibration_reads_tokens_that_training_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: dict[str, list[Tensor]] = {"_trained": [], "_calibrated": []}
+    for name, place in (("_trained", 1), ("_calibrated", 2)):
+        original = getattr(fitting, name)
+
+        def noting(*a: Any, name: str = name, place: int = place, original: Any = original) -> Any:
+            read[name].append(a[place])
+            return original(*a)
+
+        monkeypatch.setattr(fitting, name, noting)
+    fit(decoder(), ROWS[:4], "trained", rank=2, epochs=1)
+    for trained, calibrated in zip(*read.values(), strict=True):
+        assert len(trained) == 3 * len(calibrated) == 96
+        assert float(torch.cdist(trained, calibrated).min()) > 0
+
+
+def test_the_decomposition_is_the_best_for_the_inputs() -> None:
+    block = feed_forwards(decoder())[0]
+    x = torch.randn(500, 32, generator=torch.Generator().manual_seed(0))
+    x = x * torch.linspace(0.1, 3, 32)
+    predictor, _ = fitting._svd(block, x, 8)
+    weight = block.matrices()[0].weight.detach()
+    u, s, v = torch.linalg.svd(weight, full_matrices=False)
+
+    def lost(of: Tensor) -> float:
+        return float((x @ (weight - of).t()).square().mean())
+
+    assert lost(predictor.second @ predictor.first) < 0.8 * lost((u[:, :8] * s[:8]) @ v[:8])
+
+
+def test_inputs_that_are_all_zero_are_refused() -> None:
+    model = decoder()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p.zero_()
+    with pytest.raises(Error, match="must not be 0 for every token"):
+        fit(model, ROWS[:2], "svd", rank=2)
 
 
 def trained_enough() -> Decoder:

@@ -21,6 +21,8 @@ def test_ceilings_of_the_forms() -> None:
     assert ceiling("both", 0.1, 0.5) == 3 / 1.6
     with pytest.raises(Error, match="share"):
         ceiling("gated", 1.5)
+    with pytest.raises(Error, match="share"):
+        ceiling("both", 0.1, -3)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -94,9 +94,9 @@ def penalise(model: nn.Module, stages: Sequence[Stage], parts: int = 1) -> list[
     call `at_step(step, steps)` of every `L1` first (`integrand.train` does). A step of `parts`
     backward passes of equal size takes the mean over all of them; ranks whose gradients are
     averaged need nothing. A penalty that takes the mean over layers is this one with lambda /
-    layers (arXiv:2603.23198: 2e-5 for the mean). Under a loss scale (`torch.amp.GradScaler`) the
-    penalty's gradient is divided by it with the others: multiply lambda by the scale. The published lambdas of arXiv:2402.13516 belong
-    to a normalisation that its text does not give.
+    layers (arXiv:2603.23198: 2e-5 for the mean). The published lambdas of arXiv:2402.13516 belong
+    to a normalisation that its text does not give. The penalty knows of no loss scale: where
+    gradients are unscaled, as by `torch.amp.GradScaler`, lambda is divided by the scale too.
 
     A copy of the model has penalties of its own; `remove_penalty` takes them away.
 
