@@ -81,14 +81,7 @@ def declared(files: Files, config: Mapping[str, Any]) -> Spec | None:
     if (spec := _named(config)) is not None:
         return spec
     text = (read_json(files, RUN) or {}).get("activation")
-    return _spec(text, f"the activation in {RUN}") if isinstance(text, str) else None
-
-
-def _spec(text: str, where: str) -> Spec:
-    try:
-        return from_toml(text, where)
-    except RecursionError:
-        raise DataError(f"{where} is nested too deeply to be a declaration") from None
+    return from_toml(text, f"the activation in {RUN}") if isinstance(text, str) else None
 
 
 def _named(config: Mapping[str, Any]) -> Spec | None:
@@ -101,7 +94,7 @@ def _named(config: Mapping[str, Any]) -> Spec | None:
     name = named[0].removeprefix(PREFIX) if named else next(iter(tables[0]))
     for table in tables:
         if isinstance(text := table.get(name), str):
-            return _spec(text, f"{shown(name)} in the model's config")
+            return from_toml(text, f"{shown(name)} in the model's config")
     return row(name).spec
 
 

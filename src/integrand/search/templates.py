@@ -28,7 +28,6 @@ from typing import Any
 from integrand.errors import SpecError
 from integrand.search.slots import Slots
 from integrand.spec import Spec, spec_from_mapping
-from integrand.spec.toml import NOT_TOML
 
 _PLACE = re.compile(r"\{(\w+)\}")
 _LONGEST = 4000
@@ -38,7 +37,7 @@ def read_space(path: str | Path) -> Slots:
     """The space in a TOML file. Raises `SpecError`."""
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, *NOT_TOML) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"cannot read the space {path}: {error}") from None
     return template_space(data)
 

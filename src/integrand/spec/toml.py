@@ -13,8 +13,6 @@ from integrand.spec.spec import Param, Spec
 
 _FIELDS = {"name", "gradient", "function", "params", "anchor", "source"}
 _PARAM_FIELDS = {"init", "above", "below", "trainable"}
-# numbers of thousands of digits and brackets thousands deep included
-NOT_TOML = (ValueError, RecursionError)
 
 
 def spec_from_mapping(data: Mapping[str, Any], ignore: set[str] | None = None) -> Spec:
@@ -55,7 +53,9 @@ def from_toml(text: str, where: str = "the text") -> Spec:
     """The spec that a TOML text declares; `where` it stands is said in the `SpecError`."""
     try:
         data = tomllib.loads(text)
-    except NOT_TOML as error:
+    except RecursionError:
+        raise SpecError(f"{where} is nested too deeply to be a declaration") from None
+    except ValueError as error:
         raise SpecError(f"{where} is not TOML: {error}") from None
     return spec_from_mapping(data)
 
