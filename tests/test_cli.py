@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from integrand.cli import main
+from integrand.declared import declared
 from integrand.errors import Error
 
 JUMP = "1 if x > 0 else 0"
@@ -98,6 +99,11 @@ def test_anchor_at_minus_infinity_makes_softplus_of_sigmoid(capsys):
     kept = json.loads(Path("out.json").read_text())
     assert kept["anchor"] == ["-oo", 0.0]
     assert "softplus(x)" in kept["formula"]
+
+
+@pytest.mark.parametrize("text", ["x-1", "x-b"])
+def test_a_difference_is_no_name(text):
+    assert declared(text, ["b=1"] if "b" in text else []).gradient == text
 
 
 def test_a_text_may_begin_with_a_minus(capsys):

@@ -35,7 +35,8 @@ def declared(
     what = what.strip()
     declarations = dict(declaration(p) for p in params)
     is_file = what.endswith(".toml")
-    is_name = bool(_WORD.fullmatch(what)) and what not in ("x", "pi") and what not in declarations
+    own = {"x", "pi", *declarations}
+    is_name = bool(_WORD.fullmatch(what)) and own.isdisjoint(what.split("-"))
     if not (is_file or is_name):
         fields: dict[str, Any] = {"function" if function else "gradient": what}
         if anchor is not None:

@@ -23,10 +23,11 @@ def _quiet():
     [
         lambda: ig.activation("xielu").module(),
         lambda: ig.activation("silu").module(impl="c"),
+        lambda: ig.activation("integral_gelu").module(),
         lambda: MLP(ig.activation("gelu"), 8, 16),
         lambda: GatedMLP(ig.activation("silu"), 8, 16),
     ],
-    ids=["xielu", "silu-c", "mlp", "gated"],
+    ids=["xielu", "silu-c", "table", "mlp", "gated"],
 )
 def test_a_traced_module_computes_f(make, grad):
     torch.manual_seed(0)

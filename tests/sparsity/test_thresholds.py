@@ -242,3 +242,9 @@ def test_dead_channels_are_left_out() -> None:
         down.weight[:, 3] = 0
     theta = calibrate(model, ROWS, "cett", 0.1).values["hidden/model.layers.0.mlp"]
     assert theta[3] == torch.inf and bool(theta[:3].isfinite().all())
+
+
+def test_thresholds_are_printed_in_a_line_per_block() -> None:
+    limits = Thresholds("cett", 0.2, "0123456789", {"gate/0": torch.tensor([1.0, 2.0, 4.0])})
+    said = "thresholds by cett, target 0.2, of model 01234567\ngate/0: 3 channels, median 2"
+    assert repr(limits) == said

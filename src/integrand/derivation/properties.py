@@ -102,6 +102,8 @@ def properties(
         if u < 0 < v
         for x in [_bisect(df, a, b)]
     ]
+    touched = (slopes[:-2] < 0) & (slopes[1:-1] == 0) & (slopes[2:] > 0)
+    minima = sorted([*minima, *points[1:-1][touched].tolist()])
     z, weight = normal(1.0, list(classes))
     kinds = list(classes.values())
     kernel = Kernel.of(program, at, list(classes))
@@ -116,7 +118,7 @@ def properties(
         slope_limits=slope_limits,  # type: ignore[arg-type]
         roots=tuple(roots),
         zero_on=tuple(zero_on),
-        minima=tuple((x, float(f(np.array([x]))[0])) for x in minima),
+        minima=tuple((x, float(f(np.array([x]))[0]) + 0.0) for x in minima),
         mean=float(weight @ f(z)),
         second_moment=float(weight @ f(z) ** 2),
         gradient_second_moment=float(weight @ df(z) ** 2),

@@ -108,12 +108,17 @@ class TorchOps:
 
 def _segment(table: Table, a: Tensor) -> Tensor:
     """Number of the segment of |u|: exponent and leading mantissa bits, read off the bits."""
+    last = ((table.hi - table.lo) << table.split) - 1
+    if torch.jit.is_tracing():  # cannot record a view as another type
+        part, exponent = torch.frexp(a)
+        number = (exponent - 1 - table.lo + 2 * part - 1) * 2.0**table.split
+        return number.floor().nan_to_num().clamp(0, last).long()
     if a.dtype == torch.float64:
         bits, mantissa, bias = a.view(torch.int64), 52, 1023
     else:
         bits, mantissa, bias = a.view(torch.int32), 23, 127
     number = (bits >> (mantissa - table.split)) - ((bias + table.lo) << table.split)
-    return number.clamp(0, ((table.hi - table.lo) << table.split) - 1).long()
+    return number.clamp(0, last).long()
 
 
 def _horner(coefficients: Tensor, index: Tensor, t: Tensor) -> Tensor:

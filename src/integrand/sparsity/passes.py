@@ -25,7 +25,7 @@ def token_rows(data: Tensor | Iterable[Tensor], model: nn.Module) -> Tensor:
     Raises:
         DataError: not such ids, none, or one that the model has no embedding for.
     """
-    parts = [data] if isinstance(data, Tensor) else list(data)
+    parts = [data] if isinstance(data, (Tensor, str)) else list(data)
     if not parts or any(not isinstance(p, Tensor) or p.ndim != 2 for p in parts):
         raise DataError(
             "data must be token ids (N, T + 1), or several such tensors, got "

@@ -36,7 +36,7 @@ SECTIONS = ("hidden", "gate", "input")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Thresholds:
     """`values` by SECTION/NAME, in fp32; how they came about; the sha256 of the model's tensors."""
 
@@ -44,6 +44,11 @@ class Thresholds:
     target: float
     model: str
     values: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        head = f"thresholds by {self.method}, target {self.target:g}, of model {self.model[:8]}"
+        each = (f"{n}: {len(v)} channels, median {v.median():.3g}" for n, v in self.values.items())
+        return "\n".join([head, *each])
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file."""
