@@ -49,3 +49,11 @@ def test_a_traced_module_has_gradients():
         f(x).sum().backward()
         found.append([p.grad.clone() for p in module.parameters()])
     torch.testing.assert_close(*found)
+
+
+def test_a_traced_table_looks_up_the_same_segments():
+    act = ig.activation("integral_gelu")
+    traced = torch.jit.trace(act.module(), torch.randn(4), check_trace=False)
+    x = torch.cat([scale * torch.randn(500) for scale in (1e-6, 1e-2, 1.0, 30.0, 1e4)])
+    x = torch.cat([x, torch.tensor([0.0, torch.inf, -torch.inf, torch.nan, 1e-40])])
+    torch.testing.assert_close(traced(x), act(x, impl="reference"), rtol=0, atol=0, equal_nan=True)

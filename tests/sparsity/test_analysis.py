@@ -347,6 +347,7 @@ def test_progress_is_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
         (torch.zeros(0, 5, dtype=torch.long), "two tokens at least"),
         (torch.zeros(3, 1, dtype=torch.long), "two tokens at least"),
         ([], "data must be token ids"),
+        ("a text", r"token ids .*, got \['str'\]"),
         (torch.zeros(5, dtype=torch.long), "data must be token ids"),
         (torch.zeros(2, 5), "must be integers"),
         ([torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 6, dtype=torch.long)], "one length"),
