@@ -8,6 +8,7 @@ from typing import Any
 
 from integrand.errors import DataError
 from integrand.report import tables
+from integrand.report.confirmed_table import confirmed
 from integrand.report.gpu_table import gpu
 from integrand.report.planted_table import planted
 from integrand.report.search_table import best_and_references
@@ -25,6 +26,7 @@ _TABLES = {
     "sparsity": sparsity,
     "planted": planted,
     "search": best_and_references,
+    "confirmed": lambda data: confirmed(data["rows"]),
 }
 
 

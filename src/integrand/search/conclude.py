@@ -51,7 +51,7 @@ def conclude(
     plan = confirmation(specs, data, sizes=sizes, seeds=seeds, changes=changes)
     run_study(plan, folder / "confirm", at_most=at_most, quiet=quiet)
     found = confirmed(specs, folder / "confirm")
-    write_json(folder / CONFIRMED, found)
+    write_json(folder / CONFIRMED, {"kind": "confirmed", "rows": found})
     write_json(path, {**summary, "confirmed": found})
     export_winners(chosen, folder / "winners", summary["command"])
     return write_page(folder)
@@ -60,4 +60,4 @@ def conclude(
 def known(folder: Path | str) -> list[dict[str, Any]]:
     """The verdicts that a folder holds: a search that goes on keeps them in its summary."""
     path = Path(folder) / CONFIRMED
-    return read_json(path) if path.exists() else []
+    return read_json(path)["rows"] if path.exists() else []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from integrand.activation import derive
+from integrand.report.confirmed_table import confirmed as table
 from integrand.report.page import render
 from integrand.report.sections import figure
 from integrand.report.tables import Cell, Table, number
@@ -75,33 +76,6 @@ def _held(confirmed: Sequence[Data]) -> int:
     return sum(row["verdict"] == "better" for row in confirmed)
 
 
-def confirmations(confirmed: Sequence[Data]) -> Table:
-    """One line per winner, reference and size."""
-    head = [
-        "winner",
-        "verdict",
-        "against",
-        "size",
-        "difference, nats",
-        "95 % interval",
-        "seeds",
-        "",
-    ]
-    rows, breaks = [], set()
-    for row in confirmed:
-        breaks.add(len(rows))
-        for i, a in enumerate(row["against"]):
-            ci = a["ci"] and f"{a['ci'][0]:+.4f} to {a['ci'][1]:+.4f}"
-            rows.append([
-                Cell("" if i else row["name"]), Cell("" if i else row["verdict"]),
-                Cell(a["reference"]), Cell(a["size"]),
-                Cell("–" if a["difference"] is None else f"{a['difference']:+.4f}", "n"),
-                Cell(ci or "–", "n"), Cell(str(a["seeds"]), "n"),
-                Cell(a["verdict"], {"better": "good", "worse": "bad"}.get(a["verdict"], "aside")),
-            ])  # fmt: skip
-    return Table(head, rows, frozenset(breaks))
-
-
 def _confirmed(confirmed: Sequence[Data]) -> str:
     rule = """<p>Selection is not evidence. A winner is trained again on seeds and text that the
 search has not seen, at sizes that it was not at, beside SwiGLU, ReLU² and xIELU at equal parameters
@@ -109,7 +83,7 @@ and tokens. It is called better, or worse, where that is the answer of every com
 for their number (Holm); else we cannot tell.</p>"""
     if not confirmed:
         return rule + "<p>No confirmation was run: cannot tell.</p>"
-    return rule + confirmations(confirmed).html()
+    return rule + table(confirmed).html()
 
 
 def _winners(found: Sequence[Data]) -> str:
