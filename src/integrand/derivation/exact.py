@@ -11,6 +11,7 @@ from typing import Any
 
 from integrand.derivation.budget import check
 from integrand.derivation.primitives import PRIMITIVES
+from integrand.derivation.quadrature import quad
 from integrand.spec import Node, Spec, evaluate
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -123,7 +124,7 @@ def integral(spec: Spec, x: Any, params: Mapping[str, Any], mp: Any) -> Any:
 def integrals(spec: Spec, points: Sequence[Any], params: Mapping[str, Any], mp: Any) -> list[Any]:
     """f at several points by quadrature of the declared gradient, each stretch integrated once.
 
-    Tanh-sinh quadrature between breakpoints and on octaves: independent of every closed form.
+    Quadrature between breakpoints and on octaves: independent of every closed form.
     """
     node = spec.node
 
@@ -143,7 +144,7 @@ def integrals(spec: Spec, points: Sequence[Any], params: Mapping[str, Any], mp: 
         for p in side:
             low, high = min(at, p), max(at, p)
             stops = [low, *sorted(c for c in cuts if low < c < high), high]
-            part = mp.quad(slope, stops) if low < high else 0
+            part = quad(slope, stops, mp) if low < high else 0
             total += part if p > at else -part
             at, result[p] = p, total
     return [result[p] for p in points]

@@ -64,13 +64,13 @@ def test_a_study_in_pieces_is_the_study_in_one(plan: Plan, tmp_path: Path, cache
 
 
 def test_two_processes_share_a_study_and_one_survives_the_other(
-    config: TrainConfig, tmp_path: Path, cache: Path
+    config: TrainConfig, tmp_path: Path
 ) -> None:
     command = [
         *(sys.executable, "-m", "integrand", "study", "smoke", "--data", config.data.source),
         *("--out", str(tmp_path / "s"), "--threads", "1", "--runs", "2"),
     ]
-    env = {**os.environ, "INTEGRAND_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "s").glob("work/*/metrics.jsonl")) and time.monotonic() < deadline:
