@@ -195,7 +195,8 @@ def test_templates_keep_the_parameters_in_use(tmp_path: Path) -> None:
     [
         ({"choices": {"right": []}}, "non-empty"),
         ({"choices": MINE["choices"] | {"tail": [None]}}, "text or a number"),
-        ({"gradient": "{right} + {odd}"}, "'left' is never used|'odd' is used"),
+        ({"gradient": "{right} + {lft}"}, "'lft' is used but has no options; .choices. has "),
+        ({"gradient": "{right}"}, "'left' is never used"),
         ({"choices": MINE["choices"] | {"tail": ["{left}"]}}, "cycle"),
         ({"gradient": 3}, "a text"),
     ],

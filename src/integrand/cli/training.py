@@ -141,7 +141,7 @@ def study(
             print(
                 f"{rung.name}: {len(first)} runs known to be due, among them "
                 f"{sum(c.arm == 'tune' for c in first)} of the sweep; {len(rung.variants)} variants"
-                f" of {plan.seeds_at_least} to {plan.seeds_at_most} seeds follow"
+                f" of {_between(plan.seeds_at_least, plan.seeds_at_most)} seeds follow"
             )
             for variant, found in zip(rung.variants, check_rung(plan, rung), strict=True):
                 print(f"{rung.name} {variant.name}: {found}")
@@ -202,3 +202,7 @@ def evaluate(
         for metric, value in metrics.items():
             print(f"{task}  {metric}  {value:.4g}")
     return 0
+
+
+def _between(least: int, most: int) -> str:
+    return f"{least}" if least == most else f"{least} to {most}"

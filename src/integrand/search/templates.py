@@ -54,9 +54,13 @@ def template_space(data: Mapping[str, Any]) -> Slots:
         raise SpecError("a space needs gradient= or function=, a text that may hold {choices}")
     needs = {n: set(_PLACE.findall(" ".join(options))) for n, options in choices.items()}
     asked = set(_PLACE.findall(template)).union(*needs.values())
-    if odd := asked ^ set(choices):
-        what = "is used but has no options" if min(odd) in asked else "is never used"
-        raise SpecError(f"the choice '{min(odd)}' {what}")
+    if missing := asked - set(choices):
+        raise SpecError(
+            f"the choice '{min(missing)}' is used but has no options; [choices] has"
+            f" {', '.join(choices) or 'none'}"
+        )
+    if idle := set(choices) - asked:
+        raise SpecError(f"the choice '{min(idle)}' is never used")
     try:
         order = list(TopologicalSorter(needs).static_order())[::-1]
     except CycleError as error:

@@ -246,7 +246,9 @@ class _Measurement:
 
     def _losses(self, rows: Tensor, begin: Any = None) -> tuple[Tensor, Tensor]:
         def tick(done: int, loss: float) -> None:
-            self.done = min(self.done + done, self.line.steps - 1)
+            self.done += done
+            # a search of more passes than planned moves the end
+            self.line.steps = max(self.line.steps, self.done + 1)
             self.line.show(self.done, loss)
 
         begin = begin or (lambda rows, tokens: None)

@@ -27,7 +27,7 @@ class Description(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters:,} parameters, {self.tokens / 1e6:,.1f} M tokens "
+            f"{self.parameters:,} parameters, {self.tokens:,} tokens "
             f"({self.tokens_per_parameter:,.1f} per parameter), {self.flops_per_token / 1e6:,.2f} "
             f"MFLOP per token, {self.flops:.3g} FLOP in all; weights, gradients and optimiser "
             f"state: {self.state_bytes / 2**20:,.0f} MiB"
