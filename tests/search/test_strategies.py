@@ -114,7 +114,7 @@ def test_evolution_records_lineage_and_buries_the_oldest() -> None:
 def test_the_controller_reinforces_who_climbs_later(monkeypatch: pytest.MonkeyPatch) -> None:
     strategy = Controller(SMALL, 0, batch=8, hidden=8)
     gains: list[list[float]] = []
-    monkeypatch.setattr(strategy, "_learn", lambda batch, gain: gains.append(gain.tolist()))
+    monkeypatch.setattr(strategy, "_reinforce", lambda batch, gain: gains.append(gain.tolist()))
     late, *others = (strategy.ask() for _ in range(15))
     strategy.tell(late, Standing(1, 9.0))
     for n, candidate in enumerate(others):
@@ -128,6 +128,24 @@ def test_the_controller_reinforces_who_climbs_later(monkeypatch: pytest.MonkeyPa
     for found in (Standing(0, 1.0), None, *[Standing(1, 1.0)] * 6):
         strategy.tell(others[0], found)
     assert gains[2][0] == max(gains[2]) and gains[2][1] == min(gains[2])
+
+
+def test_the_controller_imitates_the_best_it_has_met() -> None:
+    def share(imitation: float) -> float:
+        strategy = Controller(SMALL, 0, batch=4, hidden=8, best=2, imitation=imitation)
+        asked = {c.options: c for c in (strategy.ask() for _ in range(30))}
+        best, again, *others = asked.values()
+        strategy.tell(best, Standing(0, 1.0))
+        for _ in range(2):  # a second one as good does not take a place, a better standing does
+            strategy.tell(again, Standing(0, 2.0))
+        for candidate in others[:20]:
+            strategy.tell(candidate, Standing(0, 3.0))
+        assert [*strategy.queue.values()] == [best.options, again.options]
+        strategy.tell(again, Standing(0, 0.5))
+        assert [*strategy.queue] == [Standing(0, 0.5), Standing(0, 1.0)]
+        return sum(strategy.ask().options == best.options for _ in range(300)) / 300
+
+    assert share(1.0) > 3 * share(0.0)
 
 
 def test_the_controller_learns_from_order_alone() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 _DEGREES = (3, 4, 5)  # 12, 24 and 48 nodes
@@ -14,7 +15,7 @@ _SPARE = 20  # bits
 
 def quad(function: Callable[[Any], Any], stops: Sequence[Any], mp: Any) -> Any:
     """The integral over ascending stops, to four digits less than the precision in force."""
-    return mp.fsum(_between(function, a, b, mp) for a, b in zip(stops, stops[1:], strict=False))
+    return mp.fsum(_between(function, a, b, mp) for a, b in pairwise(stops))
 
 
 def _between(function: Callable[[Any], Any], a: Any, b: Any, mp: Any) -> Any:

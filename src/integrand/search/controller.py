@@ -1,14 +1,17 @@
 """A recurrent network that takes the decisions of a space one after the other and is trained by
 policy gradient: PPO with a clipped ratio, and a moving average of the rewards as its baseline.
+After every update it imitates the best that it has met, for a policy alone forgets them.
 
 Source: arXiv:1710.05941 (the controller predicts one component at a time and is fed its own
-prediction; trained by PPO, arXiv:1707.06347). Ours: sizes and rates, and the reward, from the order
-of all candidates told so far.
+prediction; trained by PPO, arXiv:1707.06347), arXiv:1801.03526 (policy gradient and likelihood of a
+queue of the best together). Ours: sizes and rates, and the reward, from the order of all candidates
+told so far.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -44,17 +47,19 @@ class Controller:
     batch: candidates between two updates.
     hidden, rate: width of the network, and its learning rate (Adam).
     entropy: weight of the policy's entropy in the loss: keeps it from settling too soon.
-    clip, epochs: of PPO.
+    clip, epochs: of PPO; imitation takes as many epochs.
+    best, imitation: how many candidates are imitated, and the weight of their likelihood.
     decay: of the moving averages of the rewards and of their spread.
     """
 
     def __init__(
-        self, space: Space, seed: int = 0, *, batch: int = 24, hidden: int = 48, rate: float = 5e-3,
+        self, space: Space, seed: int = 0, *, batch: int = 12, hidden: int = 48, rate: float = 5e-3,
         entropy: float = 0.06, clip: float = 0.2, epochs: int = 6, decay: float = 0.8,
+        best: int = 10, imitation: float = 0.3,
     ) -> None:  # fmt: skip
         self.space, self.rng = space, np.random.default_rng(seed)
         self.batch, self.entropy, self.clip, self.epochs = batch, entropy, clip, epochs
-        self.decay = decay
+        self.decay, self.best, self.imitation = decay, best, imitation
         counts = list(space.kinds.values())
         self.first = dict(zip(space.kinds, np.cumsum([0, *counts]).tolist(), strict=False))
         self.start = sum(counts)
@@ -66,6 +71,8 @@ class Controller:
         self.spread = 0.0
         self.told: list[tuple[list[Decision], Standing | None]] = []
         self.order: list[Standing] = []
+        # options by standing: equivalents do equally well, and count once
+        self.queue: dict[Standing, tuple[int, ...]] = {}
 
     def ask(self) -> Candidate:
         options: list[int] = []
@@ -98,17 +105,20 @@ class Controller:
             return
         if standing is not None:
             insort(self.order, standing)
-        self.told.append((self._decisions(candidate), standing))
+            others = {s: o for s, o in self.queue.items() if o != candidate.options}
+            ranked = sorted({**others, standing: candidate.options}.items())
+            self.queue = dict(ranked[: self.best])
+        self.told.append((self._decisions(candidate.options), standing))
         if len(self.told) >= self.batch:
             self._update()
             self.told = []
 
-    def _decisions(self, candidate: Candidate) -> list[Decision]:
-        """What its options were chosen from: the space is built once more."""
+    def _decisions(self, taken: tuple[int, ...]) -> list[Decision]:
+        """What the options were chosen from: the space is built once more."""
         decisions: list[Decision] = []
 
         def choose(kind: str, options: int) -> int:
-            decisions.append((self.first[kind], options, candidate.options[len(decisions)]))
+            decisions.append((self.first[kind], options, taken[len(decisions)]))
             return decisions[-1][-1]
 
         self.space.build(choose)
@@ -133,21 +143,33 @@ class Controller:
             self.baseline = d * self.baseline + (1 - d) * new[0]
             self.spread = d * self.spread + (1 - d) * new[1]
         gain = np.clip((rewards - self.baseline) / (self.spread + 1e-12), -3, 3)
-        self._learn(_padded([d for d, _ in self.told], self.start), torch.tensor(gain))
+        self._reinforce([d for d, _ in self.told], torch.tensor(gain))
+        self._climb(
+            [self._decisions(o) for o in self.queue.values()], lambda taken: self.imitation * taken
+        )
 
-    def _learn(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], gain: Tensor) -> None:
-        inputs, targets, allowed, mask = batch
-        gain = gain.float()[:, None]
-        before: Tensor | None = None
+    def _reinforce(self, sequences: list[list[Decision]], gain: Tensor) -> None:
+        gain, clip = gain.float()[:, None], self.clip
+        before: list[Tensor] = []
+
+        def better(taken: Tensor) -> Tensor:
+            before.append(taken.detach())
+            ratio = torch.exp(taken - before[0])
+            return torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
+
+        self._climb(sequences, better)
+
+    def _climb(self, sequences: list[list[Decision]], merit: Callable[[Tensor], Tensor]) -> None:
+        """Epochs of ascent on a merit of the log-likelihood of every decision, and on entropy."""
+        if not sequences:
+            return
+        inputs, targets, allowed, mask = _padded(sequences, self.start)
         for _ in range(self.epochs):
             logits, _state = self.policy(inputs)
             logs = torch.log_softmax(logits.masked_fill(~allowed, -1e9), -1)
             taken = logs.gather(-1, targets[..., None])[..., 0]
-            before = taken.detach() if before is None else before
-            ratio = torch.exp(taken - before)
-            better = torch.minimum(ratio * gain, ratio.clamp(1 - self.clip, 1 + self.clip) * gain)
             entropy = -(logs.exp() * logs).sum(-1)
-            loss = -((better + self.entropy * entropy) * mask).sum() / len(mask)
+            loss = -((merit(taken) + self.entropy * entropy) * mask).sum() / len(mask)
             self.optimiser.zero_grad()
             loss.backward()
             self.optimiser.step()
