@@ -3,12 +3,14 @@
 import functools
 import math
 
+import numpy as np
 import pytest
 from mpmath import mp
 
 import integrand as ig
 from integrand.derivation.criticality import Kernel, criticality
 from integrand.derivation.exact import exact
+from integrand.derivation.gaussian import expectation
 
 # declared as functions, so that the text itself can be integrated in multi-precision
 ROWS = (
@@ -113,3 +115,11 @@ def test_the_recursion_of_the_variance(name: str) -> None:
             ) / mp.sqrt(2 * mp.pi * variance)  # fmt: skip
         assert ours == pytest.approx(0.1 + 1.3 * float(square), rel=1e-6)
         variance = ours
+
+
+def test_a_mean_of_what_leaves_fp64_is_infinite_and_of_what_cancels_0() -> None:
+    assert expectation(lambda x: np.exp(40 * x) ** 2) == math.inf
+    assert math.isnan(expectation(lambda x: x * np.exp(x**2) ** 9))
+    assert expectation(lambda x: np.sinh(40 * x)) == 0
+    # exp(8) to the rounding of the sum, without a warning
+    assert expectation(lambda x: np.exp(4 * x)) == pytest.approx(math.exp(8), rel=1e-13)

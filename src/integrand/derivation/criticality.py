@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from integrand.derivation.gaussian import Array, function, normal
+from integrand.derivation.gaussian import Array, expectation, function
 from integrand.derivation.program import Program
 
 Class = Literal["scale-invariant", "K*=0", "half-stable", "none"]
@@ -64,18 +64,16 @@ class Kernel:
 
     def square(self, variance: float) -> float:
         """E f(z)^2, z ~ N(0, variance)."""
-        z, weight = normal(variance, self.cuts)
-        return float(weight @ self.f(z) ** 2)
+        return expectation(lambda z: self.f(z) ** 2, variance, self.cuts)
 
     def slope_square(self, variance: float) -> float:
         """E f'(z)^2: chi_perp = C_W times it."""
-        z, weight = normal(variance, self.cuts)
-        return float(weight @ self.df(z) ** 2)
+        return expectation(lambda z: self.df(z) ** 2, variance, self.cuts)
 
     def growth(self, variance: float) -> float:
         """(d/dK) E f(z)^2: chi_par = C_W times it."""
-        z, weight = normal(variance, self.cuts)
-        return float(weight @ (self.f(z) ** 2 * (z**2 - variance))) / (2 * variance**2)
+        terms = expectation(lambda z: self.f(z) ** 2 * (z**2 - variance), variance, self.cuts)
+        return terms / (2 * variance**2)
 
     def step(self, variance: float, weight: float, bias: float = 0.0) -> float:
         """The variance of the next layer's pre-activations: C_b + C_W E f^2."""

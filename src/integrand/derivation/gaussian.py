@@ -48,3 +48,15 @@ def normal(variance: float = 1.0, cuts: Sequence[float] = ()) -> tuple[Array, Ar
     x = ((ends[:-1] + ends[1:])[:, None] / 2 + half * t).ravel()
     density = np.exp(-(x**2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
     return x, (half * w).ravel() * density
+
+
+def expectation(
+    h: Callable[[Array], Array], variance: float = 1.0, cuts: Sequence[float] = ()
+) -> float:
+    """E h(x), x ~ N(0, variance). 0 where terms cancel but for their rounding; inf, or nan where the
+    sign is open, where h is beyond fp64 within `REACH` deviations."""
+    x, weight = normal(variance, cuts)
+    with np.errstate(all="ignore"):
+        terms = weight * h(x)
+        total, size = float(terms.sum()), float(np.abs(terms).sum())
+    return total if not math.isfinite(size) or abs(total) > 1e-15 * size else 0.0

@@ -17,7 +17,7 @@ from mpmath import mp
 
 from integrand.derivation.criticality import Criticality, Kernel, criticality, curvature
 from integrand.derivation.exact import breakpoints, exact
-from integrand.derivation.gaussian import Array, function, normal
+from integrand.derivation.gaussian import Array, expectation, function
 from integrand.derivation.program import Program
 from integrand.spec import Spec
 
@@ -104,7 +104,6 @@ def properties(
     ]
     touched = (slopes[:-2] < 0) & (slopes[1:-1] == 0) & (slopes[2:] > 0)
     minima = sorted([*minima, *points[1:-1][touched].tolist()])
-    z, weight = normal(1.0, list(classes))
     kinds = list(classes.values())
     kernel = Kernel.of(program, at, list(classes))
     return Properties(
@@ -119,9 +118,9 @@ def properties(
         roots=tuple(roots),
         zero_on=tuple(zero_on),
         minima=tuple((x, float(f(np.array([x]))[0]) + 0.0) for x in minima),
-        mean=float(weight @ f(z)),
-        second_moment=float(weight @ f(z) ** 2),
-        gradient_second_moment=float(weight @ df(z) ** 2),
+        mean=expectation(f, 1.0, kernel.cuts),
+        second_moment=kernel.square(1.0),
+        gradient_second_moment=kernel.slope_square(1.0),
         criticality=criticality(kernel),
         curvature=curvature(kernel),
     )
