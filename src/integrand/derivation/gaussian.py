@@ -53,8 +53,8 @@ def normal(variance: float = 1.0, cuts: Sequence[float] = ()) -> tuple[Array, Ar
 def expectation(
     h: Callable[[Array], Array], variance: float = 1.0, cuts: Sequence[float] = ()
 ) -> float:
-    """E h(x), x ~ N(0, variance). 0 where terms cancel but for their rounding; inf, or nan where the
-    sign is open, where h is beyond fp64 within `REACH` deviations."""
+    """E h(x), x ~ N(0, variance). 0 where terms cancel but for their rounding; inf, or nan where
+    the sign is open, where h is beyond fp64 within `REACH` deviations."""
     x, weight = normal(variance, cuts)
     with np.errstate(all="ignore"):
         terms = weight * h(x)

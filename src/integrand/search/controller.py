@@ -5,7 +5,7 @@ After every update it imitates the best that it has met, for a policy alone forg
 Source: arXiv:1710.05941 (the controller predicts one component at a time and is fed its own
 prediction; trained by PPO, arXiv:1707.06347), arXiv:1801.03526 (policy gradient and likelihood of a
 queue of the best together). Ours: sizes and rates, and the reward, from the order of all candidates
-told so far.
+told so far, and that it does not repeat itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from integrand.search.candidate import Candidate, Genome, Space
 from integrand.search.strategy import Standing, first_admitted
 
 Decision = tuple[int, int, int]  # first token of the kind, number of options, option taken
+_HEATS = tuple(1.1**k for k in range(60))  # the last one is chance
 
 
 class _Policy(nn.Module):
@@ -73,17 +74,23 @@ class Controller:
         self.order: list[Standing] = []
         # options by standing: equivalents do equally well, and count once
         self.queue: dict[Standing, tuple[int, ...]] = {}
+        self.known: set[tuple[int, ...]] = set()
 
     def ask(self) -> Candidate:
         options: list[int] = []
 
         def propose() -> tuple[Genome, tuple[str, ...], str]:
-            options[:] = []
-            return self.space.build(self._chooser(options)), (), "new"
+            # what it is sure of has been tried: the policy is heated until it says something new
+            for heat in _HEATS:
+                options[:] = []
+                genome = self.space.build(self._chooser(options, heat))
+                if tuple(options) not in self.known:
+                    break
+            return genome, (), "new"
 
         return replace(first_admitted(self.space, propose), options=tuple(options))
 
-    def _chooser(self, taken: list[int]) -> Any:
+    def _chooser(self, taken: list[int], heat: float) -> Any:
         token, state = self.start, None
 
         def choose(kind: str, options: int) -> int:
@@ -91,7 +98,8 @@ class Controller:
             first = self.first[kind]
             with torch.no_grad():
                 logits, state = self.policy(torch.tensor([[token]]), state)
-                chances = torch.softmax(logits[0, 0, first : first + options].double(), 0).numpy()
+                some = logits[0, 0, first : first + options].double() / heat
+            chances = torch.softmax(some, 0).numpy()
             option = int(self.rng.choice(options, p=chances / chances.sum()))
             taken.append(option)
             token = first + option
@@ -103,6 +111,7 @@ class Controller:
         """Learns after every `batch`; candidates of other strategies are passed over."""
         if not candidate.options:
             return
+        self.known.add(candidate.options)
         if standing is not None:
             insort(self.order, standing)
             others = {s: o for s, o in self.queue.items() if o != candidate.options}
