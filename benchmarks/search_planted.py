@@ -55,7 +55,7 @@ def run(name: str, seed: int, budget: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=600)
+    parser.add_argument("--budget", type=int, default=1500)
     parser.add_argument("--json", type=Path, default=Path("results/search/planted.json"))
     args = parser.parse_args()
     rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
