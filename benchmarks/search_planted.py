@@ -46,7 +46,7 @@ def run(name: str, seed: int, budget: int) -> dict[str, Any]:
         if count == budget or best <= DISTANCES[-1]:
             break
     return {
-        "strategy": name, "seed": seed, "evaluations_to": found, "best": best,
+        "strategy": name, "seed": seed, "budget": budget, "evaluations_to": found, "best": best,
         "gradient": gradient, "evaluations": count, "asked": asked,
         "cpu_s": round(time.process_time() - start, 1),
     }  # fmt: skip
@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("results/search/planted.json"))
     args = parser.parse_args()
     rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
+    # a search that found all, or gave up no sooner than now
+    rows = [r for r in rows if r["best"] <= DISTANCES[-1] or r["budget"] >= args.budget]
     done = {(row["seed"], row["strategy"]) for row in rows}
     for seed in range(args.seeds):
         for name in STRATEGIES:

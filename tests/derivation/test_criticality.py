@@ -120,6 +120,16 @@ def test_the_recursion_of_the_variance(name: str) -> None:
 def test_a_mean_of_what_leaves_fp64_is_infinite_and_of_what_cancels_0() -> None:
     assert expectation(lambda x: np.exp(40 * x) ** 2) == math.inf
     assert math.isnan(expectation(lambda x: x * np.exp(x**2) ** 9))
-    assert expectation(lambda x: np.sinh(40 * x)) == 0
-    # exp(8) to the rounding of the sum, without a warning
-    assert expectation(lambda x: np.exp(4 * x)) == pytest.approx(math.exp(8), rel=1e-13)
+    assert expectation(lambda x: np.sinh(18 * x)) == 0
+    assert expectation(lambda x: np.exp(0.6 * x**2)) == math.inf
+    assert expectation(lambda x: -np.exp(0.6 * x**2)) == -math.inf
+    # to the rounding of the sum, without a warning
+    for a in (4, 12, 18):
+        assert expectation(lambda x, a=a: np.exp(a * x)) == pytest.approx(math.exp(a * a / 2))
+    assert expectation(lambda x: x + 1e-12) == pytest.approx(1e-12, rel=1e-2)
+
+
+def test_the_exponential_is_nowhere_critical() -> None:
+    # chi_par / chi_perp = 2 - exp(-1.5 K) > 1 for every K
+    act = ig.derive(ig.Spec(name="exponential", gradient="exp(x)"))
+    assert act.properties.criticality.universality == "none"

@@ -135,7 +135,7 @@ def test_the_controller_reinforces_who_climbs_later(monkeypatch: pytest.MonkeyPa
 
 def test_the_controller_imitates_the_best_it_has_met() -> None:
     def share(imitation: float) -> float:
-        strategy = Controller(SMALL, 0, batch=4, hidden=8, best=2, imitation=imitation)
+        strategy = Controller(SMALL, 0, batch=4, hidden=8, best=3, imitation=imitation)
         asked = {c.options: c for c in (strategy.ask() for _ in range(30))}
         best, again, *others = asked.values()
         strategy.tell(best, Standing(0, 1.0))
@@ -143,13 +143,15 @@ def test_the_controller_imitates_the_best_it_has_met() -> None:
             strategy.tell(again, Standing(0, 2.0))
         for candidate in others[:20]:
             strategy.tell(candidate, Standing(0, 3.0))
-        assert [*strategy.queue.values()] == [best.options, again.options]
+        assert [*strategy.queue] == [Standing(0, score) for score in (1.0, 2.0, 3.0)]
         strategy.tell(again, Standing(0, 0.5))
-        assert [*strategy.queue] == [Standing(0, 0.5), Standing(0, 1.0)]
+        assert [*strategy.queue] == [Standing(0, score) for score in (0.5, 1.0, 3.0)]
+        strategy.tell(again, None)  # refused where it climbed to
+        assert [*strategy.queue] == [Standing(0, score) for score in (1.0, 3.0)]
         near = lambda c: sum(map(operator.eq, c.options, best.options)) == 3  # noqa: E731
         return sum(near(strategy.ask()) for _ in range(300)) / 300
 
-    assert share(1.0) > 2 * share(0.0)
+    assert share(1.0) > 1.3 * share(0.0)
 
 
 def test_the_controller_proposes_what_it_has_not_tried_however_sure_it_is() -> None:
@@ -163,8 +165,16 @@ def test_the_controller_proposes_what_it_has_not_tried_however_sure_it_is() -> N
     asked = []
     for _ in range(40):
         asked.append(strategy.ask())
-        strategy.tell(asked[-1], Standing(0, 1.0))
+        strategy.tell(asked[-1], Standing(0, 1.0) if len(asked) % 2 else None)
     assert len({best.options, *(c.options for c in asked)}) == 41
+
+
+def test_a_controller_that_has_tried_everything_goes_by_chance() -> None:
+    space = template_space({"name": "two", "gradient": "{a}*x + 1", "choices": {"a": [1, 2]}})
+    strategy = Controller(space, 0, hidden=8)
+    for _ in range(30):
+        strategy.tell(strategy.ask(), Standing(0, 0.0))
+    assert len(strategy.known) == 2 and len(strategy.heats) == 1
 
 
 def test_the_controller_learns_from_order_alone() -> None:

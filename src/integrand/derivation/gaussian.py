@@ -12,7 +12,8 @@ from integrand.derivation.numeric import NumpyOps
 from integrand.derivation.program import Program, evaluate
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-REACH = 13.0  # deviations beyond which a normal weighs less than 1e-37
+REACH = 37.0  # deviations beyond which a normal weighs less than 1e-297
+NEAR = 13.0  # beyond which, less than 1e-37: only what grows like an exponential is seen there
 NODES = 24  # Gauss-Legendre, per interval
 
 
@@ -33,12 +34,14 @@ def function(program: Program, values: Mapping[str, Any], name: str) -> Callable
 def normal(variance: float = 1.0, cuts: Sequence[float] = ()) -> tuple[Array, Array]:
     """(x, w) with sum w h(x) = E h(x), x ~ N(0, variance), for h smooth between `cuts`.
 
-    Gauss-Legendre between half deviations, the cuts, and points that double from 1/16 away from
-    each cut and from 0: h may change there on its own scale, whatever the variance.
+    Gauss-Legendre between half deviations (three from `NEAR` on), the cuts, and points that double
+    from 1/16 away from each cut and from 0: h may change there on its own scale, whatever the
+    variance.
     """
     deviation = math.sqrt(variance)
     reach = REACH * deviation
-    edges = [deviation * np.arange(-2 * REACH, 2 * REACH + 1) / 2]
+    far = np.arange(NEAR + 3, REACH + 1, 3)
+    edges = [deviation * np.concatenate([-far, np.arange(-2 * NEAR, 2 * NEAR + 1) / 2, far])]
     doublings = np.concatenate([[0.0], 2.0 ** np.arange(-4, 12)])
     edges += [c + s * doublings for c in (0.0, *cuts) for s in (-1, 1)]
     ends = np.unique(np.concatenate(edges))
@@ -54,9 +57,12 @@ def expectation(
     h: Callable[[Array], Array], variance: float = 1.0, cuts: Sequence[float] = ()
 ) -> float:
     """E h(x), x ~ N(0, variance). 0 where terms cancel but for their rounding; inf, or nan where
-    the sign is open, where h is beyond fp64 within `REACH` deviations."""
+    the sign is open, where h outgrows the normal or fp64 within `REACH` deviations."""
     x, weight = normal(variance, cuts)
     with np.errstate(all="ignore"):
         terms = weight * h(x)
         total, size = float(terms.sum()), float(np.abs(terms).sum())
+        outermost = float(np.abs(terms[:NODES]).sum() + np.abs(terms[-NODES:]).sum())
+    if math.isfinite(size) and outermost > 1e-12 * size:
+        return math.inf if (terms >= 0).all() else -math.inf if (terms <= 0).all() else math.nan
     return total if not math.isfinite(size) or abs(total) > 1e-15 * size else 0.0

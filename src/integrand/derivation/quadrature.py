@@ -24,7 +24,8 @@ def _between(function: Callable[[Any], Any], a: Any, b: Any, mp: Any) -> Any:
         with mp.extraprec(_SPARE):
             half, centre = (b - a) / 2, (a + b) / 2
             before = None
-            for nodes in _rules(mp, mp.prec):
+            for degree in _DEGREES:
+                nodes = _nodes(mp, mp.prec, degree)
                 values = [(w, function(centre + half * t)) for t, w in nodes]
                 total = half * mp.fdot(values)
                 size = half * mp.fsum(abs(w * v) for w, v in values)
@@ -34,9 +35,8 @@ def _between(function: Callable[[Any], Any], a: Any, b: Any, mp: Any) -> Any:
     return mp.quad(function, [a, b])
 
 
-@lru_cache(8)
-def _rules(mp: Any, precision: int) -> list[Any]:
+@lru_cache(32)
+def _nodes(mp: Any, precision: int, degree: int) -> Any:
     from mpmath.calculus.quadrature import GaussLegendre
 
-    rule = GaussLegendre(mp)
-    return [rule.calc_nodes(degree, precision) for degree in _DEGREES]
+    return GaussLegendre(mp).calc_nodes(degree, precision)

@@ -18,9 +18,15 @@ def planted(data: dict[str, Any]) -> Table:
         for distance, count in row["evaluations_to"].items()
     }
     strategies = dict.fromkeys(strategy for strategy, _, _ in counts)
-    seeds = dict.fromkeys(seed for _, _, seed in counts)
+    distances = dict.fromkeys(distance for _, distance, _ in counts)
+    # a run that is under way has seeds that some strategies still lack
+    seeds = [
+        seed
+        for seed in dict.fromkeys(seed for _, _, seed in counts)
+        if all((s, d, seed) in counts for s in strategies for d in distances)
+    ]
     lines, breaks = [], set()
-    for distance in dict.fromkeys(distance for _, distance, _ in counts):
+    for distance in distances:
         breaks.add(len(lines))
         for strategy in strategies:
             found = [counts[strategy, distance, seed] for seed in seeds]

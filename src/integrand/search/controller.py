@@ -75,17 +75,20 @@ class Controller:
         # options by standing: equivalents do equally well, and count once
         self.queue: dict[Standing, tuple[int, ...]] = {}
         self.known: set[tuple[int, ...]] = set()
+        self.heats = _HEATS
 
     def ask(self) -> Candidate:
         options: list[int] = []
 
         def propose() -> tuple[Genome, tuple[str, ...], str]:
             # what it is sure of has been tried: the policy is heated until it says something new
-            for heat in _HEATS:
+            for heat in self.heats:
                 options[:] = []
                 genome = self.space.build(self._chooser(options, heat))
                 if tuple(options) not in self.known:
                     break
+            else:
+                self.heats = _HEATS[-1:]  # next to nothing is left
             return genome, (), "new"
 
         return replace(first_admitted(self.space, propose), options=tuple(options))
@@ -112,11 +115,11 @@ class Controller:
         if not candidate.options:
             return
         self.known.add(candidate.options)
+        queue = {s: o for s, o in self.queue.items() if o != candidate.options}
         if standing is not None:
             insort(self.order, standing)
-            others = {s: o for s, o in self.queue.items() if o != candidate.options}
-            ranked = sorted({**others, standing: candidate.options}.items())
-            self.queue = dict(ranked[: self.best])
+            queue[standing] = candidate.options
+        self.queue = dict(sorted(queue.items())[: self.best])
         self.told.append((self._decisions(candidate.options), standing))
         if len(self.told) >= self.batch:
             self._update()
