@@ -23,5 +23,5 @@ def test_references_stand_at_their_place_behind_the_best():
         {"rungs": rungs, "ranking": ranking, "references": [known, refused]}
     )
     assert [r[0].text for r in table.rows] == ["1", "2", "3", "4", "5", "7"]
-    assert [c.text for c in table.rows[-1]] == ["7", "silu", "`silu`", "0.550", "3"]
-    assert table.head == ["place at tiny, of 9", "known as", "f", "loss", "at cheap, of 20"]
+    assert [c.text for c in table.rows[-1]] == ["7", "silu", "`f = silu`", "0.550", "3"]
+    assert table.head == ["place at tiny, of 9", "name", "declared", "loss", "at cheap, of 20"]

@@ -24,18 +24,19 @@ def best_and_references(summary: Mapping[str, Any]) -> Table:
         lines.append(
             [
                 Cell(str(at_last), "n"),
-                Cell(row["name"] if row in known else ""),
-                Cell(f"`{row.get('gradient') or row.get('function')}`"),
+                Cell(row["name"]),
+                Cell(
+                    f"`f′ = {row['gradient']}`" if "gradient" in row else f"`f = {row['function']}`"
+                ),
                 Cell(f"{row['scores'][rungs[-1]]:.3f}", "n"),
                 *(Cell(str(of[name][0]) if of else "–", "n") for name in rungs[:-1]),
             ]
         )
     scored = [f"{rung['name']}, of {rung['scored']:,}" for rung in summary["rungs"]]
-    declares = "f′" if any("gradient" in row for row in best) else "f"
     head = [
         f"place at {scored[-1]}",
-        "known as",
-        declares,
+        "name",
+        "declared",
         "loss",
         *(f"at {s}" for s in scored[:-1]),
     ]
