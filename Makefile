@@ -6,12 +6,13 @@ BIN := .venv/bin
 .PHONY: run test install
 install: .venv/installed
 
-# pip would compile to byte code one file after the other
+# byte code is written as modules are first imported, whatever the shell says; pip would compile all
+# files one after the other
+unexport PYTHONDONTWRITEBYTECODE
 .venv/installed: pyproject.toml constraints.txt
 	@echo "installing into .venv (about 1.5 GB, a few minutes)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[demo,test]'
-	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true
 	touch $@
 
 run: install

@@ -7,6 +7,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from integrand.activation import activation
+from integrand.errors import Error
 from integrand.nn.mlp import MLP, GatedMLP
 
 NAMES = ["xielu", "relu2", "silu"]
@@ -25,6 +26,12 @@ def test_plain_block_has_the_tensor_names_of_apertus() -> None:
 def test_gated_block_has_the_tensor_names_of_llama() -> None:
     block = GatedMLP(activation("silu"), 8, 12)
     assert set(block.state_dict()) == {"gate_proj.weight", "up_proj.weight", "down_proj.weight"}
+
+
+@pytest.mark.parametrize("block_type", [MLP, GatedMLP])
+def test_a_name_is_not_an_activation(block_type: type[nn.Module]) -> None:
+    with pytest.raises(Error, match=r"got 'gelu'; integrand.activation\(name\)"):
+        block_type("gelu", 8, 16)
 
 
 def test_swiglu_block_is_its_formula() -> None:

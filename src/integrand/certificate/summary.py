@@ -103,7 +103,7 @@ def _reasons(
                     f"got {c.computed[i]:.9g}, exact {c.exact[i]:.9g}"
                 )
         if c.undecided:
-            found.append(f"{c.output} could not be decided at {c.undecided} points")
+            found.append(f"{c.output} is left undecided at {c.undecided:,} points")
     for why, output in sorted({(s.why, s.output) for s in single}):
         some = [s for s in single if (s.why, s.output) == (why, output)]
         first = some[0]

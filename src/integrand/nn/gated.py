@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from integrand.errors import Error
 from integrand.kernels import apply_gated
 from integrand.nn.pointwise import Pointwise
 from integrand.nn.recompute import Recomputed, saving, watched, worthwhile
@@ -23,6 +24,20 @@ class MakesModule(Protocol):
         shape: tuple[int, ...] = (1,),
         impl: str = "auto",
     ) -> nn.Module: ...
+
+
+def module_of(activation: MakesModule, **how: Any) -> nn.Module:
+    """The module of an activation.
+
+    Raises:
+        Error: it is something else, such as a name.
+    """
+    if not hasattr(activation, "module"):
+        raise Error(
+            f"a block takes an Activation, got {activation!r}; integrand.activation(name) or "
+            "integrand.derive(spec) makes one"
+        )
+    return activation.module(**how)
 
 
 def product(act_fn: nn.Module, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -77,7 +92,7 @@ class Gated(nn.Module):
         recompute: bool = True,
     ) -> None:
         super().__init__()
-        self.act_fn = activation.module(dtype=dtype, device=device, shape=shape, impl=impl)
+        self.act_fn = module_of(activation, dtype=dtype, device=device, shape=shape, impl=impl)
         self.recompute = recompute
 
     def forward(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

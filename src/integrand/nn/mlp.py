@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from integrand.nn.gated import MakesModule, gated_product, product
+from integrand.nn.gated import MakesModule, gated_product, module_of, product
 from integrand.nn.recompute import Recomputed, again, saving, traced, worthwhile
 
 
@@ -30,7 +30,7 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(d_model, d_hidden, bias=bias, dtype=dtype, device=device)
         self.down_proj = nn.Linear(d_hidden, d_model, bias=bias, dtype=dtype, device=device)
         # activation parameters stay fp32 whatever the dtype of the matrices
-        self.act_fn = activation.module(device=device, impl=impl)
+        self.act_fn = module_of(activation, device=device, impl=impl)
         self.recompute = recompute
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -71,7 +71,7 @@ class GatedMLP(nn.Module):
         self.gate_proj = nn.Linear(d_model, d_hidden, bias=bias, dtype=dtype, device=device)
         self.up_proj = nn.Linear(d_model, d_hidden, bias=bias, dtype=dtype, device=device)
         self.down_proj = nn.Linear(d_hidden, d_model, bias=bias, dtype=dtype, device=device)
-        self.act_fn = activation.module(device=device, impl=impl)
+        self.act_fn = module_of(activation, device=device, impl=impl)
         self.activate_up = activate_up
         self.recompute = recompute
 

@@ -171,7 +171,8 @@ def due(plan: Plan, records: Sequence[Record]) -> list[Cell]:
     """The runs that can start now and are not among `records`, in the order to take them.
 
     Rung by rung: first the sweep; then, seed by seed, every variant whose rate is known; then the
-    ablations; then as many more seeds as the measured spread of paired differences asks for.
+    short runs; then the ablations. More seeds, where the measured spread of paired differences
+    asks for them, come before what is not yet begun of these.
     """
     known = {(r["rung"], r["variant"], r["arm"], f"{r['lr']:g}", r["seed"]) for r in records}
     return [
@@ -250,8 +251,8 @@ def _of_rung(plan: Plan, rung: Rung, records: Sequence[Record]) -> Iterator[Cell
     for ablations in (False, True):
         # an ablation is about the loss at equal tokens
         arms = ("main", "short") if rung.short and not ablations else ("main",)
-        for seed in range(count):
-            for arm in arms:
+        for arm in arms:
+            for seed in range(count):
                 for variant in rung.variants:
                     lr = rates[variant.name]
                     if lr is not None and bool(variant.like) == ablations:
