@@ -51,6 +51,7 @@ def template_space(data: Mapping[str, Any]) -> Slots:
     kind = "gradient" if "gradient" in data else "function"
     template = data.get(kind)
     if not isinstance(template, str):
+        spec_from_mapping(dict(data), ignore={"choices"})  # names a misspelt field
         raise SpecError("a space needs gradient= or function=, a text that may hold {choices}")
     needs = {n: set(_PLACE.findall(" ".join(options))) for n, options in choices.items()}
     asked = set(_PLACE.findall(template)).union(*needs.values())
@@ -67,9 +68,8 @@ def template_space(data: Mapping[str, Any]) -> Slots:
         raise SpecError(f"choices must not form a cycle: {' -> '.join(error.args[1])}") from None
     fixed = {k: v for k, v in data.items() if k not in ("choices", kind)}
 
-    def write(chosen: Mapping[str, str]) -> Spec:
-        text = template
-        for name in order:
+    def spec(text: str, chosen: Mapping[str, str]) -> Spec:
+        for name in order if chosen else ():
             text = text.replace(f"{{{name}}}", f"({chosen[name]})")
             if len(text) > _LONGEST:
                 raise SpecError(f"a candidate of '{data.get('name')}' is longer than {_LONGEST}")
@@ -77,7 +77,14 @@ def template_space(data: Mapping[str, Any]) -> Slots:
             fixed | {kind: text, "params": _used(data.get("params", {}), text)}
         )
 
-    return Slots(str(data.get("name")), choices, write)
+    # said now, not counted at the end of a search; which options go together is left to it
+    for name, options in choices.items():
+        for option in options:
+            try:
+                _PLACE.search(option) or spec(option, {})
+            except SpecError as error:
+                raise SpecError(f"the option '{option}' of '{name}': {error}") from None
+    return Slots(str(data.get("name")), choices, lambda chosen: spec(template, chosen))
 
 
 def _option(option: Any) -> str:
