@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import resource
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from integrand.models.decoder import Decoder
 from integrand.models.width import plain_width
 from integrand.report.machine import environment
 from integrand.sparsity import analyze
+from integrand.train.compute import peak_memory
 from integrand.train.files import write_json
 from integrand.train.runs import command
 from integrand.train.studies.recipes import size
@@ -54,7 +54,7 @@ def main() -> None:
         "tokens": found.tokens,
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - spent,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak_memory(torch.device("cpu")),
         "model_runs": len(found.points),
         "environment": environment(),
     }

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import integrand as ig
 from integrand.models.decoder import Decoder, DecoderConfig
 from integrand.report.machine import environment
 from integrand.timing import paired, ratio
-from integrand.train.compute import flops_per_token, peak_flops
+from integrand.train.compute import flops_per_token, peak_flops, peak_memory
 from integrand.train.files import write_json
 from integrand.train.loop import compiled_loss, summed_loss
 from integrand.train.runs import command
@@ -193,7 +192,7 @@ def main() -> int:
         step = stepping(given.only[0], shape, batch_of(shape, context))
         for _ in range(3):
             step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(peak_memory(torch.device("cpu")))
         return 0
     rows = [row for size in sizes for row in measure(size, given.only, given.rounds)]
     if given.json:

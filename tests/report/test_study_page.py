@@ -64,6 +64,12 @@ def test_differences_carry_sign_interval_and_unit():
 def test_the_table_has_a_line_per_size_and_variant(folder, summary):
     table = results(summary)
     assert len(table.rows) == 9 and table.breaks == {3, 6}
+    # every comparison has its place
+    twice = {**summary, "comparisons": summary["comparisons"] + [
+        {**row, "a": "xIELU"} for row in summary["comparisons"] if row["b"] == "ReLU2"
+    ]}  # fmt: skip
+    shown = [(row[1].text, row[7].text) for row in results(twice).rows if row[1].text == "ReLU2"]
+    assert shown == [("ReLU2", "SwiGLU"), ("ReLU2", "xIELU")] * 3
     verdicts = {row[1].text: row[9].kind for row in table.rows}
     assert verdicts["xIELU"] == "good" and verdicts["ReLU2"] == "aside"
     assert markdown(folder / "summary.json") == table.markdown()

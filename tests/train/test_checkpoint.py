@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from integrand.errors import DataError, Error
-from integrand.train.checkpoint import Progress, restore, save
+from integrand.train.checkpoint import Progress, restore, save, save_weights
 from integrand.train.distributed import Ranks
 
 RANKS = [Ranks(), Ranks(parallel="ddp")]
@@ -48,6 +48,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_litter(ranks: Ranks, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert restore(tmp_path, model, optimizers, ranks).step == 1
     assert torch.equal(model.weight, weights)
+
+
+def test_weights_that_do_not_fit_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("before")
+    with largest_file(1 << 13), pytest.raises(Error, match="goes on from the last checkpoint"):
+        save_weights(tmp_path / "model.safetensors", nn.Linear(64, 64))
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["before"]
 
 
 class Payload:

@@ -10,6 +10,15 @@ from integrand.train.config import TrainConfig
 from integrand.train.loop import build
 
 
+@pytest.mark.skipif(not compute._CLEAR.exists(), reason="an account that Linux keeps")
+def test_peak_memory_is_this_process_s_since_the_reset() -> None:
+    cpu = torch.device("cpu")
+    torch.zeros(1 << 26).add_(1)  # 256 MiB
+    before = compute.peak_memory(cpu)
+    compute.reset_memory(cpu)
+    assert compute.peak_memory(cpu) < before - (1 << 27)
+
+
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_flops_are_six_per_weight_and_attention_both_ways(

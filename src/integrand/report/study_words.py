@@ -83,7 +83,8 @@ def difference(row: Data) -> str:
 
 
 def results(summary: Data) -> Table:
-    """One line per rung and variant: its loss, and the differences from its reference."""
+    """One line per rung and variant with its loss and the differences from its reference, and one
+    for each further reference."""
     head = ["size", "variant", "parameters", "tokens", "seeds", "held-out loss", "bits per byte",
             "against", "equal tokens", "verdict", "equal time", "verdict",
             "tokens to equal loss"]  # fmt: skip
@@ -92,27 +93,29 @@ def results(summary: Data) -> Table:
         if before not in (None, row["rung"]):
             breaks.add(len(lines))
         before = row["rung"]
-        found = {
-            r["at"]: r
-            for r in summary["comparisons"]
-            if (r["rung"], r["b"]) == (row["rung"], row["name"])
-        }
-        against = next((r["a"] for r in found.values()), "–")
-        lines.append(
-            [
-                Cell(row["rung"]),
-                Cell(row["name"]),
-                Cell(f"{row['parameters']:,}", "n"),
-                Cell(f"{row['tokens']:,}", "n"),
-                Cell(_seeds(row), "n"),
-                Cell(_loss(row), "n"),
-                Cell(number(row["bits_per_byte"], 4), "n"),
-                Cell(against, "aside"),
-                *_compared(found.get("tokens")),
-                *_compared(found.get("wall_clock")),
-                _compared(found.get("tokens_to_equal_loss"))[0],
-            ]
-        )
+        found: dict[str, dict[str, Data]] = {}
+        for r in summary["comparisons"]:
+            if (r["rung"], r["b"]) == (row["rung"], row["name"]):
+                found.setdefault(r["a"], {})[r["at"]] = r
+        own = [
+            Cell(row["rung"]),
+            Cell(row["name"]),
+            Cell(f"{row['parameters']:,}", "n"),
+            Cell(f"{row['tokens']:,}", "n"),
+            Cell(_seeds(row), "n"),
+            Cell(_loss(row), "n"),
+            Cell(number(row["bits_per_byte"], 4), "n"),
+        ]
+        for i, (against, by) in enumerate(found.items() or [("–", {})]):
+            lines.append(
+                [
+                    *(own if i == 0 else [*own[:2], *([Cell("", "n")] * 5)]),
+                    Cell(against, "aside"),
+                    *_compared(by.get("tokens")),
+                    *_compared(by.get("wall_clock")),
+                    _compared(by.get("tokens_to_equal_loss"))[0],
+                ]
+            )
     return Table(head, lines, frozenset(breaks))
 
 

@@ -182,6 +182,27 @@ def save_model(path: Path, model: nn.Module, ranks: Ranks = ALONE) -> None:
         save_file({name: tensor.contiguous() for name, tensor in gathered.items()}, path)
 
 
+def save_weights(path: Path, model: nn.Module, ranks: Ranks = ALONE) -> None:
+    """`save_model`, whole or not at all.
+
+    Raises:
+        Error: the disk is full, say; the checkpoints are still there.
+    """
+    from safetensors import SafetensorError
+
+    scratch = path.with_name(f".{path.name}")
+    try:
+        save_model(scratch, model, ranks)
+        if ranks.first:
+            scratch.replace(path)
+    except (OSError, SafetensorError) as error:
+        scratch.unlink(missing_ok=True)
+        raise Error(
+            f"{path} must take the trained weights, got: {error}; make room and run again, it goes "
+            "on from the last checkpoint"
+        ) from None
+
+
 def load_model(path: Path, model: nn.Module) -> None:
     """Copy the weights of a safetensors file into `model`; names and shapes must agree."""
     found = _read(path)

@@ -6,6 +6,8 @@ import re
 import resource
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +33,10 @@ PEAKS = {
     "L4": 121e12,
 }
 SLICED = {"MIG"}  # part of a GPU, which keeps the name of the whole
+
+
+# of Linux: the peak of what is resident, and how to forget it
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @functools.cache
@@ -103,12 +109,20 @@ def reset_memory(device: torch.device) -> None:
     """Forget earlier peaks, where that can be done."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            _CLEAR.write_text("5")
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the largest allocation on a GPU since `reset_memory`, else of the process so far."""
+    """Bytes since `reset_memory`: the largest allocation on a GPU, else what was resident. Without
+    Linux's account of it, of the process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # not ru_maxrss: that of a child begins with its parent's
+    with suppress(OSError):
+        if found := re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text()):
+            return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -210,7 +210,7 @@ def run(
         if measured is None and not diverged:
             diverged = config.steps
     if not diverged:
-        checkpoint.save_model(out_dir / WEIGHTS, model, ranks)
+        checkpoint.save_weights(out_dir / WEIGHTS, model, ranks)
     ranks.wait()  # the record takes from the metrics what the first rank has written
     # enough rows for a stable figure, from all of the split
     some = held_out[:: -(-len(held_out) // 64)].to(device).split(rows_at_once)

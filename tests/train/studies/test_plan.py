@@ -129,6 +129,28 @@ def test_the_spread_of_paired_differences_decides_the_number_of_seeds(
     )
 
 
+def test_more_comparisons_and_the_last_of_the_first_seeds_ask_for_more_seeds(plan: Plan) -> None:
+    def wanted(*variants: Variant) -> int:
+        rung = dataclasses.replace(plan.rungs[0], variants=variants)
+        own = dataclasses.replace(plan, rungs=(rung,), seeds_at_most=50, widenings=0)
+
+        def loss(cell: Cell) -> float:
+            return 3.0 + 0.02 * (cell.arm == "main" and (cell.variant, cell.seed) == (B, 2))
+
+        return seeds(own, rung, [result(c, loss(c)) for c in _first(own)])
+
+    others = [dataclasses.replace(B, name=name) for name in "DEF"]
+    assert 3 < wanted(A, B) < wanted(A, B, *others)
+
+
+def _first(plan: Plan) -> list[Cell]:
+    """The sweep and the first seeds."""
+    arms = [("tune", lr, seed) for lr in plan.rates for seed in plan.tuning_seeds]
+    arms += [("main", plan.rates[0], seed) for seed in range(plan.seeds_at_least)]
+    (rung,) = plan.rungs
+    return [Cell(rung, v, arm, lr, seed) for v in rung.variants for arm, lr, seed in arms]
+
+
 def test_a_short_run_keeps_the_shape_of_the_schedule(config: TrainConfig) -> None:
     half = shortened(config, 0.5)
     for name in ("steps", "warmup_steps", "decay_steps"):
@@ -149,6 +171,9 @@ def test_a_plan_that_cannot_be_followed_is_refused(plan: Plan) -> None:
     with pytest.raises(Error, match="names that differ in letters"):
         same = dataclasses.replace(A, name="a")
         dataclasses.replace(plan, rungs=(dataclasses.replace(small, variants=(A, same)),))
+    for overlapping in ((), (0, 1)):
+        with pytest.raises(Error, match="seeds of their own"):
+            dataclasses.replace(plan, tuning_seeds=overlapping)
     with pytest.raises(Error, match="two or more seeds"):
         dataclasses.replace(plan, seeds_at_least=1)
     with pytest.raises(Error, match="like 'B', which is not a tuned one"):

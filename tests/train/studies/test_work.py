@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import integrand as ig
 from integrand.errors import Error
 from integrand.train.config import TrainConfig, Variant
-from integrand.train.studies import Plan, Rung, run_study, summarise, time_rung
+from integrand.train.describe import Description, describe
+from integrand.train.studies import Plan, Rung, run_study, summarise, time_rung, work
 from integrand.train.studies.work import check_rung
 
 GATED = Variant(name="SwiGLU", activation="silu", gated=True)
@@ -57,6 +60,9 @@ def test_a_study_in_pieces_is_the_study_in_one(plan: Plan, tmp_path: Path, cache
     assert list(fixed["activation_values"]) == ["alpha_p"]
     assert fixed["parameters"] == by["xIELU", "main", 0]["parameters"] - 2
     assert len(by["xIELU per channel", "main", 0]["activation_values"]["alpha_n"][0]) == 36
+    assert all(r["config"][key] == r[key] for r in whole for key in ("lr", "seed"))
+    orders = [by["SwiGLU", "main", seed]["batches_sha256"] for seed in (0, 1)]
+    assert orders[0] != orders[1]
     summary = summarise(tmp_path / "whole")
     assert {c["a"] for c in summary["comparisons"] if c["b"] != "xIELU"} == {"xIELU"}
     assert all(r["batches_sha256"] == by["SwiGLU", "main", 0]["batches_sha256"]
@@ -105,6 +111,17 @@ def test_unequal_sides_are_refused(plan: Plan) -> None:
         check_rung(plan, rung)
 
 
+def test_unequal_flops_are_refused(plan: Plan, monkeypatch) -> None:
+    def counted(config: TrainConfig, activation: Any) -> Description:
+        found = describe(config, activation)
+        dearer = 1.002 if config.activation == "xielu" else 1.0
+        return found._replace(flops_per_token=found.flops_per_token * dearer)
+
+    monkeypatch.setattr(work, "describe", counted)
+    with pytest.raises(Error, match="equal flops_per_token"):
+        check_rung(plan, plan.rungs[0])
+
+
 def test_a_folder_keeps_its_study_and_takes_more_of_it(
     plan: Plan, tmp_path: Path, cache: Path, corpus: Path
 ) -> None:
@@ -116,11 +133,24 @@ def test_a_folder_keeps_its_study_and_takes_more_of_it(
         config = dataclasses.replace(rung.config, **fields)
         return dataclasses.replace(plan, rungs=(dataclasses.replace(rung, config=config),))
 
+    def with_variant(**fields) -> Plan:
+        variants = *rung.variants[:-1], dataclasses.replace(rung.variants[-1], **fields)
+        return dataclasses.replace(plan, rungs=(dataclasses.replace(rung, variants=variants),))
+
     other = dataclasses.replace(rung.config.data, source="elsewhere")
     for refused, said in (
         (changed(steps=12, decay_steps=3), "^steps of toy must stay"),
         (changed(data=other), "data of toy must stay"),
         (dataclasses.replace(plan, share=0.25), "share must stay"),
+        (
+            with_variant(changes={"activation_weight_decay": 9.0}),
+            "changes of xIELU per channel must stay",
+        ),
+        (with_variant(activation="gelu"), "activation of xIELU per channel must stay"),
+        (
+            dataclasses.replace(plan, activations={"xielu": ig.activation("gelu")}),
+            "the declaration of xielu must stay",
+        ),
         (
             dataclasses.replace(plan, rungs=(dataclasses.replace(rung, short=False),)),
             "short of toy must stay",
@@ -131,6 +161,14 @@ def test_a_folder_keeps_its_study_and_takes_more_of_it(
     assert (tmp_path / "study.json").read_text() == kept
     more = dataclasses.replace(plan, seeds_at_least=3, seeds_at_most=4, resolve=0.5)
     assert len(run_study(more, tmp_path, cache_dir=cache, at_most=1, quiet=True)) == 2
+    # what a narrower command leaves out is still planned
+    planned = json.loads((tmp_path / "study.json").read_text())
+    fewer = dataclasses.replace(plan, rungs=(dataclasses.replace(rung, variants=(GATED, PLAIN)),))
+    run_study(fewer, tmp_path, cache_dir=cache, at_most=0, quiet=True)
+    left = json.loads((tmp_path / "study.json").read_text())
+    assert {v["name"] for v in left["rungs"][0]["variants"]} == {v.name for v in rung.variants}
+    assert left["seeds_at_most"] == 4 and left["rungs"][0]["seeds"] == planned["rungs"][0]["seeds"]
+    assert left["planned"] == planned["planned"]
     text = corpus.read_text()
     try:
         corpus.write_text(text + "<|endoftext|>another document")

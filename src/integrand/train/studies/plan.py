@@ -14,7 +14,6 @@ from integrand.train.matched import variant_config
 from integrand.train.studies.rates import mean_losses
 from integrand.train.studies.statistics import ALPHA, paired, seeds_needed
 
-ARMS = ("tune", "main", "short")
 Record = Mapping[str, Any]
 
 
@@ -55,8 +54,13 @@ class Plan:
             raise Error(f"rates must be two or more and ascend, got {self.rates}")
         if not 2 <= self.seeds_at_least <= self.seeds_at_most:
             raise Error(
-                "a study needs two or more seeds, got "
+                "a study needs two or more seeds, the fewest before the most, got "
                 f"{self.seeds_at_least} to {self.seeds_at_most}"
+            )
+        if not self.tuning_seeds or min(self.tuning_seeds) < self.seeds_at_most:
+            raise Error(
+                "rates are tuned on seeds of their own: one or more, none below "
+                f"{self.seeds_at_most}, got {self.tuning_seeds}"
             )
         if not (0 < self.resolve < float("inf") and 0 < self.share < 1):
             raise Error(

@@ -13,6 +13,7 @@ from typing import Any
 
 from integrand.errors import DataError, Error
 from integrand.models.width import relative_difference
+from integrand.spec import names, row
 from integrand.train.activations import chosen
 from integrand.train.batches import Batches, Windows
 from integrand.train.config import TrainConfig
@@ -223,9 +224,16 @@ def check_folder(plan: Plan, out_dir: Path) -> None:
     if ours["name"] != same["name"]:
         raise Error(f"{out_dir} holds the study '{same['name']}'; choose another folder")
     changed = [key for key in SETTLED if json.dumps(ours[key]) != json.dumps(same[key])]
+    before = known.get("activations", {})
+    changed += [f"the declaration of {name}" for name, digest in _declared(plan).items()
+                if before.get(name, digest) != digest]  # fmt: skip
     for rung in ours["rungs"]:
         if rung["name"] in theirs:
             there = theirs[rung["name"]]
+            kinds = {v["name"]: v for v in there["variants"]}
+            for own in json.loads(json.dumps(rung["variants"])):
+                changed += [f"{key} of {own['name']}" for key, value in own.items()
+                            if kinds.get(own["name"], own).get(key, value) != value]  # fmt: skip
             changed += [f"{key} of {rung['name']}" for key in ("tuned", "short")
                         if rung[key] != there[key]]  # fmt: skip
             changed += [f"{key} of {rung['name']}" for key, value in rung["config"].items()
@@ -237,6 +245,17 @@ def check_folder(plan: Plan, out_dir: Path) -> None:
         )
 
 
+def _declared(plan: Plan) -> dict[str, str]:
+    """The digest of every declaration, by the name that variants call it."""
+    found = {}
+    for name in {v.activation for v in plan.variants}:
+        given = plan.activations.get(name)
+        spec = getattr(given, "spec", None) if given else name in names() and row(name).spec
+        if spec:
+            found[name] = spec.sha256
+    return dict(sorted(found.items()))
+
+
 def _same_data(tokens: TokenData, records: Sequence[Record], out_dir: Path) -> None:
     if other := [r for r in records if r["data_sha256"] != tokens.sha256]:
         raise Error(
@@ -246,16 +265,49 @@ def _same_data(tokens: TokenData, records: Sequence[Record], out_dir: Path) -> N
 
 
 def _keep_plan(plan: Plan, out_dir: Path, records: Sequence[Record], cells: list[Cell]) -> None:
-    """study.json: the plan with the seeds that each size has come to, and all planned runs."""
+    """study.json: the plan with the seeds that each size has come to, and all planned runs.
+
+    A command for some of its sizes, or fewer seeds, leaves the rest planned.
+    """
     out_dir.mkdir(parents=True, exist_ok=True)
+    path = out_dir / "study.json"
     kept = plan.to_dict()
     for rung, entry in zip(plan.rungs, kept["rungs"], strict=True):
         entry["seeds"] = seeds(plan, rung, records)
+    kept["activations"] = _declared(plan)
     counts = Counter(r["arm"] for r in records) + Counter(c.arm for c in cells)
     kept["planned"] = {arm: counts[arm] for arm in ("tune", "short")}
+    if path.exists():
+        _add(kept, read_json(path))
     # how many runs one process does is not what the study is
     own = re.sub(r" --runs[ =]\d+", "", command())
-    write_json(out_dir / "study.json", {**kept, "command": own})
+    write_json(path, {**kept, "command": own})
+
+
+def _add(kept: dict[str, Any], before: dict[str, Any]) -> None:
+    """What an earlier command planned and `kept` does not."""
+    for key in ("seeds_at_least", "seeds_at_most"):
+        kept[key] = max(kept[key], before[key])
+    for arm, count in before["planned"].items():
+        kept["planned"][arm] = max(kept["planned"][arm], count)
+    earlier = {rung["name"]: rung for rung in before["rungs"]}
+    for rung in kept["rungs"]:
+        if there := earlier.pop(rung["name"], None):
+            rung["seeds"] = max(rung["seeds"], there["seeds"])
+            rung["variants"] = _union(rung["variants"], there["variants"])
+    # by tokens, since an untuned size takes its rates of the next smaller one
+    kept["rungs"] = sorted(
+        [*kept["rungs"], *earlier.values()],
+        key=lambda rung: _tokens_of(TrainConfig.from_dict(rung["config"])),
+    )
+    kept["variants"] = _union(kept["variants"], before["variants"])
+    kept["pairs"] += [pair for pair in before["pairs"] if pair not in kept["pairs"]]
+    kept["activations"] = before.get("activations", {}) | kept["activations"]
+
+
+def _union(variants: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = {v["name"] for v in variants}
+    return variants + [v for v in before if v["name"] not in names]
 
 
 def _sweep(out_dir: Path, records: Sequence[Record]) -> None:
