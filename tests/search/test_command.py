@@ -35,9 +35,15 @@ def test_options_that_are_no_specs_are_counted_and_said(tmp_path, capsys) -> Non
     space = 'name = "mine"\ngradient = "{a}*x + 1"\nsource = "\U0001d6fc"\n[choices]\na = '
     command = ["search", "smoke", "--out", str(tmp_path / "s"), "--strategy", "exhaustive"]
     command += ["--space", str(tmp_path / "space.toml")]
-    (tmp_path / "space.toml").write_text(space + '["bad", "bad("]')
-    assert main(command) == 2
-    assert "none of 2 candidates" in capsys.readouterr().err
     (tmp_path / "space.toml").write_text(space + '[1, "bad("]')
+    assert main(command) == 2
+    assert "the option 'bad(' of 'a'" in capsys.readouterr().err
+    # fits by itself, and not twice
+    long = '"1.' + "0" * 2400 + '"'
+    twice = space.replace("{a}*x + 1", "{a}*x + {a}")
+    (tmp_path / "space.toml").write_text(f"{twice}[{long}]")
+    assert main(command) == 2
+    assert "none of 1 candidates" in capsys.readouterr().err
+    (tmp_path / "space.toml").write_text(f"{twice}[1, {long}]")
     assert main(command) == 0
     assert "1 candidates are no specs, such as: " in capsys.readouterr().out
