@@ -25,5 +25,9 @@ class SwapError(Error):
     """A site in a model cannot be replaced safely."""
 
 
+class BusyError(Error):
+    """Another process is at work in the same folder."""
+
+
 class DataError(Error):
     """Text, tokens or shards are missing, damaged or of the wrong kind."""

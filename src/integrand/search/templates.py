@@ -69,7 +69,7 @@ def template_space(data: Mapping[str, Any]) -> Slots:
     fixed = {k: v for k, v in data.items() if k not in ("choices", kind)}
 
     def spec(text: str, chosen: Mapping[str, str]) -> Spec:
-        for name in order if chosen else ():
+        for name in order:
             text = text.replace(f"{{{name}}}", f"({chosen[name]})")
             if len(text) > _LONGEST:
                 raise SpecError(f"a candidate of '{data.get('name')}' is longer than {_LONGEST}")
@@ -77,11 +77,14 @@ def template_space(data: Mapping[str, Any]) -> Slots:
             fixed | {kind: text, "params": _used(data.get("params", {}), text)}
         )
 
+    first = {name: options[0] for name, options in choices.items()}
     # said now, not counted at the end of a search; which options go together is left to it
     for name, options in choices.items():
         for option in options:
+            if _PLACE.search(option):
+                continue
             try:
-                _PLACE.search(option) or spec(option, {})
+                spec(option, first)
             except SpecError as error:
                 raise SpecError(f"the option '{option}' of '{name}': {error}") from None
     return Slots(str(data.get("name")), choices, lambda chosen: spec(template, chosen))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from integrand.cache import locked_file
-from integrand.errors import Error
+from integrand.errors import BusyError
 from integrand.models.decoder import Decoder
 from integrand.nn.gated import MakesModule
 from integrand.nn.groups import activation_modules
@@ -68,7 +68,8 @@ def train(
     there are no weights but those of the last checkpoint.
 
     Raises:
-        Error: another process trains in out_dir, or the ranks that are there do not fit the config.
+        BusyError: another process trains in out_dir.
+        Error: the ranks that are there do not fit the config.
     """
     out_dir = Path(out_dir)
     activation = chosen(config, activation)
@@ -95,7 +96,7 @@ def claimed(out_dir: Path, ranks: Ranks) -> Iterator[None]:
         def claim() -> None:
             out_dir.mkdir(parents=True, exist_ok=True)
             if stack.enter_context(locked_file(out_dir / ".lock", 0.0)) is False:
-                raise Error(
+                raise BusyError(
                     f"one process at a time trains in a folder, got {out_dir} while another one "
                     "does; wait for it, stop it, or choose another folder"
                 )

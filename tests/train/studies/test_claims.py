@@ -43,15 +43,6 @@ def test_another_machine_loses_its_claim_by_age_alone(tmp_path: Path) -> None:
         assert ours
 
 
-def test_a_process_of_this_machine_that_sleeps_keeps_its_claim(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    path.write_text(json.dumps({"host": claims._host(), "pid": os.getpid()}))
-    old = time.time() - claims.STALE_SECONDS - 5
-    os.utime(path, (old, old))
-    with claimed(tmp_path, "run") as ours:
-        assert not ours
-
-
 def test_of_many_that_find_an_abandoned_claim_one_wins(tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.write_text("{")  # its writer was killed

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -54,6 +55,9 @@ def test_a_study_takes_the_sweep_then_seeds_then_the_larger_size(plan: Plan) -> 
     assert sweep == list(range(len(sweep)))
     assert {r["variant"] for r in records if r["arm"] == "tune"} == {"A", "B"}
     assert order.index(("large", "main")) > max(p for p, o in enumerate(order) if o[0] == "small")
+    small = [arm if v != "B fixed" else "ablation" for v, r, arm in
+             ((r["variant"], r["rung"], r["arm"]) for r in records) if r == "small"]  # fmt: skip
+    assert [arm for arm, _ in groupby(small)] == ["tune", "main", "short", "ablation"]
     # an ablation has the rate of what it ablates, and no short runs
     own = [r for r in records if r["variant"] == "B fixed"]
     assert {r["arm"] for r in own} == {"main"}
@@ -124,9 +128,18 @@ def test_the_spread_of_paired_differences_decides_the_number_of_seeds(
 
     records = finish(plan, loss)
     assert seeds(plan, plan.rungs[0], records) == wanted
-    assert {r["seed"] for r in records if r["arm"] == "main" and r["rung"] == "small"} == set(
-        range(wanted)
-    )
+    mains = [r for r in records if r["arm"] == "main" and r["rung"] == "small"]
+    assert {r["seed"] for r in mains} == set(range(wanted))
+
+
+def test_further_seeds_come_when_the_first_ones_are_through(plan: Plan) -> None:
+    draw = random.Random(0)
+    rung = dataclasses.replace(plan.rungs[0], variants=(A, B))
+    records = finish(dataclasses.replace(plan, rungs=(rung,)), lambda cell: draw.gauss(3, 0.05))
+    order = [(r["arm"], r["seed"] >= 3) for r in records if r["arm"] != "tune"]
+    assert [o for o, _ in groupby(order)] == [
+        ("main", False), ("short", False), ("main", True), ("short", True)
+    ]  # fmt: skip
 
 
 def test_more_comparisons_and_the_last_of_the_first_seeds_ask_for_more_seeds(plan: Plan) -> None:

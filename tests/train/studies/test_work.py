@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 import integrand as ig
+from integrand.cache import locked_file
 from integrand.errors import Error
 from integrand.train.config import TrainConfig, Variant
 from integrand.train.describe import Description, describe
 from integrand.train.studies import Plan, Rung, run_study, summarise, time_rung, work
+from integrand.train.studies.plan import due
 from integrand.train.studies.work import check_rung
 
 GATED = Variant(name="SwiGLU", activation="silu", gated=True)
@@ -93,6 +95,17 @@ def test_two_processes_share_a_study_and_one_survives_the_other(
     assert "<svg" in (tmp_path / "s" / "report.html").read_text()
 
 
+def test_a_run_that_another_process_holds_is_passed_over(
+    plan: Plan, tmp_path: Path, cache: Path
+) -> None:
+    """Whose claim was lost while it stood still."""
+    held = tmp_path / "work" / due(plan, [])[0].id
+    held.mkdir(parents=True)
+    with locked_file(held / ".lock", 0.0):
+        (record,) = run_study(plan, tmp_path, cache_dir=cache, at_most=1, quiet=True)
+    assert record["id"] == due(plan, [])[1].id
+
+
 def test_steps_are_timed_by_turns(plan: Plan, tmp_path: Path, cache: Path, monkeypatch) -> None:
     monkeypatch.setenv("INTEGRAND_CACHE", str(cache))
     found = time_rung(plan, plan.rungs[0], tmp_path, rounds=12, quiet=True)["variants"]
@@ -123,7 +136,7 @@ def test_unequal_flops_are_refused(plan: Plan, monkeypatch) -> None:
 
 
 def test_a_folder_keeps_its_study_and_takes_more_of_it(
-    plan: Plan, tmp_path: Path, cache: Path, corpus: Path
+    plan: Plan, tmp_path: Path, cache: Path, corpus: Path, monkeypatch
 ) -> None:
     run_study(plan, tmp_path, cache_dir=cache, at_most=1, quiet=True)
     kept = (tmp_path / "study.json").read_text()
@@ -164,11 +177,13 @@ def test_a_folder_keeps_its_study_and_takes_more_of_it(
     # what a narrower command leaves out is still planned
     planned = json.loads((tmp_path / "study.json").read_text())
     fewer = dataclasses.replace(plan, rungs=(dataclasses.replace(rung, variants=(GATED, PLAIN)),))
-    run_study(fewer, tmp_path, cache_dir=cache, at_most=0, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "command", lambda: "a narrower one")
+        run_study(fewer, tmp_path, cache_dir=cache, at_most=0, quiet=True)
     left = json.loads((tmp_path / "study.json").read_text())
     assert {v["name"] for v in left["rungs"][0]["variants"]} == {v.name for v in rung.variants}
     assert left["seeds_at_most"] == 4 and left["rungs"][0]["seeds"] == planned["rungs"][0]["seeds"]
-    assert left["planned"] == planned["planned"]
+    assert left["planned"] == planned["planned"] and left["command"] == planned["command"]
     text = corpus.read_text()
     try:
         corpus.write_text(text + "<|endoftext|>another document")

@@ -17,9 +17,9 @@ STALE_SECONDS = 300.0  # without a beat: the holder is gone
 def claimed(folder: Path, name: str) -> Iterator[bool]:
     """Within: True if this process holds `name` in `folder`; False if another does.
 
-    A claim is created exclusively, touched every 20 s, and removed at the end. It is taken over
-    where its process on this machine is gone; of another machine, where it was not touched for
-    five minutes by the clock of the file system.
+    A claim is created exclusively, touched every 20 s, and removed at the end. One that was not
+    touched for five minutes by the clock of the file system, or whose process on this machine is
+    gone, is taken over.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
@@ -82,13 +82,13 @@ def _abandoned(path: Path) -> bool:
         return False
     finally:
         probe.unlink(missing_ok=True)
+    if age > STALE_SECONDS:
+        return True
     try:
         holder = json.loads(text)
     except ValueError:
-        holder = {}  # being written, or its writer was killed: age will tell
-    if holder.get("host") == _host():
-        return not _alive(holder["pid"])  # one that was stopped may go on
-    return age > STALE_SECONDS
+        return False  # being written, or its writer was killed: age will tell
+    return holder["host"] == _host() and not _alive(holder["pid"])
 
 
 def _alive(pid: int) -> bool:

@@ -1,6 +1,7 @@
 """What a study runs: sizes, variants, seeds; and which runs are due, given the finished ones."""
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -175,8 +176,8 @@ def due(plan: Plan, records: Sequence[Record]) -> list[Cell]:
     """The runs that can start now and are not among `records`, in the order to take them.
 
     Rung by rung: first the sweep; then, seed by seed, every variant whose rate is known; then the
-    short runs; then the ablations. More seeds, where the measured spread of paired differences
-    asks for them, come before what is not yet begun of these.
+    short runs; then the ablations; then the same for as many more seeds as the measured spread of
+    paired differences asks for.
     """
     known = {(r["rung"], r["variant"], r["arm"], f"{r['lr']:g}", r["seed"]) for r in records}
     return [
@@ -252,15 +253,14 @@ def _of_rung(plan: Plan, rung: Rung, records: Sequence[Record]) -> Iterator[Cell
                         yield Cell(rung, variant, "tune", lr, seed)
     rates = {v.name: rate(plan, rung, v, records) for v in rung.variants}
     count = seeds(plan, rung, records)
-    for ablations in (False, True):
+    first = range(plan.seeds_at_least)
+    for among, ablations in itertools.product((first, range(len(first), count)), (False, True)):
         # an ablation is about the loss at equal tokens
         arms = ("main", "short") if rung.short and not ablations else ("main",)
-        for arm in arms:
-            for seed in range(count):
-                for variant in rung.variants:
-                    lr = rates[variant.name]
-                    if lr is not None and bool(variant.like) == ablations:
-                        yield Cell(rung, variant, arm, lr, seed)
+        for arm, seed, variant in itertools.product(arms, among, rung.variants):
+            lr = rates[variant.name]
+            if lr is not None and bool(variant.like) == ablations:
+                yield Cell(rung, variant, arm, lr, seed)
 
 
 def _missing_rates(

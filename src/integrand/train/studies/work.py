@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from integrand.errors import DataError, Error
+from integrand.errors import BusyError, DataError, Error
 from integrand.models.width import relative_difference
 from integrand.spec import names, row
 from integrand.train.activations import chosen
@@ -73,7 +73,10 @@ def run_study(
                     continue
                 if not quiet:
                     _tell(_outlook(cell, cells, records))
-                _run(plan, cell, out_dir, tokens, quiet)
+                try:
+                    _run(plan, cell, out_dir, tokens, quiet)
+                except BusyError:
+                    continue  # its process had stood still for so long that its claim was free
                 trained += 1
             waiting = False
             if not quiet:
@@ -277,15 +280,16 @@ def _keep_plan(plan: Plan, out_dir: Path, records: Sequence[Record], cells: list
     kept["activations"] = _declared(plan)
     counts = Counter(r["arm"] for r in records) + Counter(c.arm for c in cells)
     kept["planned"] = {arm: counts[arm] for arm in ("tune", "short")}
+    # how many runs one process does is not what the study is
+    kept["command"] = re.sub(r" --runs[ =]\d+", "", command())
     if path.exists():
         _add(kept, read_json(path))
-    # how many runs one process does is not what the study is
-    own = re.sub(r" --runs[ =]\d+", "", command())
-    write_json(path, {**kept, "command": own})
+    write_json(path, kept)
 
 
 def _add(kept: dict[str, Any], before: dict[str, Any]) -> None:
-    """What an earlier command planned and `kept` does not."""
+    """What an earlier command planned and `kept` does not; its own line where that is all."""
+    asked = kept["seeds_at_most"], _members(kept)
     for key in ("seeds_at_least", "seeds_at_most"):
         kept[key] = max(kept[key], before[key])
     for arm, count in before["planned"].items():
@@ -303,6 +307,12 @@ def _add(kept: dict[str, Any], before: dict[str, Any]) -> None:
     kept["variants"] = _union(kept["variants"], before["variants"])
     kept["pairs"] += [pair for pair in before["pairs"] if pair not in kept["pairs"]]
     kept["activations"] = before.get("activations", {}) | kept["activations"]
+    if asked != (kept["seeds_at_most"], _members(kept)):
+        kept["command"] = before["command"]
+
+
+def _members(plan: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(rung["name"], v["name"]) for rung in plan["rungs"] for v in rung["variants"]}
 
 
 def _union(variants: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
