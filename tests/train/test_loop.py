@@ -12,7 +12,7 @@ import torch
 
 from integrand.activation import activation as from_catalogue
 from integrand.errors import DataError, Error
-from integrand.train import loop
+from integrand.train import checkpoint, loop
 from integrand.train.config import TrainConfig
 from integrand.train.files import read_metrics
 from integrand.train.loop import compiled_loss, set_rate, train
@@ -285,6 +285,20 @@ def test_each_shape_is_compiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> No
         tokens = torch.arange(2 * width).view(2, width) % 7
         assert loss(model, tokens, tokens) == loop.summed_loss(model, tokens, tokens)
     assert open_sizes == [False] * 3
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_sentence(
+    config: TrainConfig, tokens: TokenData, tmp_path: Path, monkeypatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_model", full)
+        short = dataclasses.replace(config, checkpoint_every=1000)
+        with pytest.raises(Error, match="take the trained weights, got: No space left"):
+            train(short, tmp_path, tokens=tokens, quiet=True)
+    assert train(short, tmp_path, tokens=tokens, quiet=True)["loss"] is not None
 
 
 def test_a_folder_has_one_run_at_a_time(
